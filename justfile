@@ -1,0 +1,52 @@
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+run := "uv run --no-sync"
+
+# List the recipes.
+default:
+    @just --list
+
+# Make .venv with every package of the workspace.
+sync:
+    uv sync --all-packages --quiet
+
+# Run the tests; arguments go to pytest.
+test *args: sync
+    {{ run }} pytest {{ args }}
+
+# Check style, types, the walls between packages and their declared dependencies.
+lint: sync
+    {{ run }} ruff check
+    {{ run }} ruff format --check
+    {{ run }} mypy shared/src packages/*/src
+    {{ run }} lint-imports
+    for package in shared packages/*; do (cd $package && {{ run }} deptry src); done
+
+# Format the code and apply the linter's safe fixes.
+format: sync
+    {{ run }} ruff check --fix
+    {{ run }} ruff format
+
+# The main job of disc-train on a real table that the statsmodels wheel carries.
+demo: sync
+    mkdir -p runs
+    {{ run }} disc-train train builtin:fair --target affairs --preset quick --out runs/demo --overwrite
+    {{ run }} disc-train sample runs/demo -n 1000 --seed 0 > runs/demo/samples.csv
+
+# Put every tool beside its peers.
+bench DATA TARGET: (bench-tabular DATA TARGET)
+
+# disc-train beside its peers on one table, one seed: just bench-tabular heloc.csv RiskPerformance
+bench-tabular DATA TARGET *args: sync
+    {{ run }} python tools/bench_tabular.py --data {{ DATA }} --target {{ TARGET }} --seeds 0 \
+        --out runs/bench-tabular {{ args }}
+
+# The slow trainings behind the figures of disc-train's README: three seeds.
+accept-tabular DATA TARGET *args: sync
+    {{ run }} python tools/bench_tabular.py --data {{ DATA }} --target {{ TARGET }} --seeds 0 1 2 \
+        --out runs/accept-tabular {{ args }}
+
+# Rewrite what is generated: the command references in the READMEs and each tool's constraints.txt.
+docs: sync
+    {{ run }} python tools/command_reference.py
+    tools/export_constraints
