@@ -57,9 +57,7 @@ def test_every_help_opens_with_an_example(tool: Tool) -> None:
         assert usage.strip() == ""
         first = rest.partition("\n")[2].split("─", 1)[0].strip()
         asked = " ".join([tool.command, *command])
-        assert re.match(rf"Example:\s+\$?\s*{re.escape(asked)}", first), (
-            f"{asked} --help opens with {first!r}"
-        )
+        assert re.match(rf"Example:\s+\$?\s*{re.escape(asked)}", first), f"{asked} --help opens with {first!r}"
 
 
 def test_help_imports_nothing_heavy(tool: Tool) -> None:

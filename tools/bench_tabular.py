@@ -69,17 +69,13 @@ def split(table: Table, seed: int) -> tuple[Table, Table]:
     return table.take(order[:cut]), table.take(order[cut:])
 
 
-def run(
-    command: Sequence[str | Path], threads: int, log: Path, stdout: Path | None = None
-) -> tuple[float, float]:
+def run(command: Sequence[str | Path], threads: int, log: Path, stdout: Path | None = None) -> tuple[float, float]:
     """Run a command with its messages in a log; return its wall and CPU seconds.
 
     Raises:
         ToolFailed: there is no such program, or it ended with another status than 0.
     """
-    env = os.environ | dict.fromkeys(
-        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)
-    )
+    env = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     with log.open("ab") as messages, (stdout or log).open("ab" if stdout is None else "wb") as output:
         try:
@@ -126,9 +122,7 @@ def run_peer(peer: str, folder: Path, train: Path, seed: int, args: argparse.Nam
     options = {"rows": args.rows, "seed": seed, "threads": args.threads, **limits}
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     outputs = ["--out", folder / "synth.csv", "--report", folder / "peer.json"]
-    run(
-        [uv, "run", "--script", PEERS_SCRIPT, peer, train, *outputs, *flags], args.threads, folder / "log.txt"
-    )
+    run([uv, "run", "--script", PEERS_SCRIPT, peer, train, *outputs, *flags], args.threads, folder / "log.txt")
     return json.loads((folder / "peer.json").read_text())
 
 
@@ -249,25 +243,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--target", required=True, help="the column that is predicted in the utility test")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--peers", choices=PEERS, nargs="*", default=list(PEERS))
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for rows, logs, reports and the table"
-    )
-    parser.add_argument(
-        "--rows", type=int, default=50_000, help="rows that each tool samples; few make rates vague"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for rows, logs, reports and the table")
+    parser.add_argument("--rows", type=int, default=50_000, help="rows that each tool samples; few make rates vague")
     parser.add_argument("--threads", type=int, default=1, help="of each tool and of the evaluation")
-    parser.add_argument(
-        "--max-train-seconds", type=float, default=1800.0, help="wall time of a peer's training"
-    )
+    parser.add_argument("--max-train-seconds", type=float, default=1800.0, help="wall time of a peer's training")
     parser.add_argument(
         "--max-sample-seconds",
         type=float,
         default=120.0,
         help="wall time of each of be_great's ways of sampling",
     )
-    parser.add_argument(
-        "train_options", nargs="*", help="after --: options of disc-train train, such as --preset"
-    )
+    parser.add_argument("train_options", nargs="*", help="after --: options of disc-train train, such as --preset")
     return parser.parse_args()
 
 
@@ -288,9 +274,7 @@ def main() -> int:
         record = {"machine": machine, "python": platform.python_version(), "options": options, "seeds": seeds}
         (args.out / "results.json").write_text(json.dumps(record, indent=2) + "\n")
     every = [figures for results in seeds.values() for figures in results.values()]
-    metric = next(
-        (figures["utility_metric"].upper() for figures in every if "utility_metric" in figures), "score"
-    )
+    metric = next((figures["utility_metric"].upper() for figures in every if "utility_metric" in figures), "score")
     caption = CAPTION.format(**vars(args) | {"data": args.data.name, "metric": metric, "seeds": args.seeds})
     text = f"{markdown(seeds, tools)}\n\n{caption}\n"
     (args.out / "table.md").write_text(text)
@@ -301,9 +285,7 @@ def main() -> int:
 def processor() -> str:
     """The processor's name, as far as the system tells."""
     with Path("/proc/cpuinfo").open() as lines:
-        return next(
-            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown"
-        )
+        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 if __name__ == "__main__":

@@ -102,9 +102,7 @@ def tabular_argn(train: pd.DataFrame, limits: Limits) -> Outcome:
     """TabularARGN with its defaults; early stopping is its own. Sampling has no limit: it is fast."""
     from mostlyai.engine import TabularARGN
 
-    with TabularARGN(
-        max_training_time=limits.max_train_seconds / 60, random_state=limits.seed, device="cpu"
-    ) as model:
+    with TabularARGN(max_training_time=limits.max_train_seconds / 60, random_state=limits.seed, device="cpu") as model:
         with measured() as training:
             model.fit(train)
         model.sample(WARM_UP_ROWS)
@@ -118,9 +116,7 @@ def ctgan(train: pd.DataFrame, limits: Limits) -> Outcome:
     from ctgan.synthesizers import ctgan as implementation
     from pandas.api.types import is_numeric_dtype
 
-    discrete = [
-        name for name in train if not is_numeric_dtype(train[name]) or train[name].nunique() <= DISCRETE_UP_TO
-    ]
+    discrete = [name for name in train if not is_numeric_dtype(train[name]) or train[name].nunique() <= DISCRETE_UP_TO]
     missing = [name for name in train if name not in discrete and train[name].isna().any()]
     if missing:
         raise SystemExit(f"error: CTGAN takes no missing numbers: column {missing[0]!r} has some")
@@ -172,9 +168,7 @@ def be_great(train: pd.DataFrame, limits: Limits) -> Outcome:
             model.fit(train)
     model.model.eval()
     return training, {
-        "plain": great_rows(
-            model, limits, lambda: model.sample(limits.rows, max_length=longest + 16, device="cpu")
-        ),
+        "plain": great_rows(model, limits, lambda: model.sample(limits.rows, max_length=longest + 16, device="cpu")),
         "guided": great_rows(model, limits, lambda: guided_rows(model, limits)),
     }
 
@@ -185,15 +179,11 @@ def save_gpt2(folder: Path, train: pd.DataFrame, seed: int) -> int:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    texts = [
-        ", ".join(f"{name} is {value}" for name, value in row.items()) for row in train.to_dict("records")
-    ]
+    texts = [", ".join(f"{name} is {value}" for name, value in row.items()) for row in train.to_dict("records")]
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(texts, BPE_VOCABULARY, special_tokens=["<|endoftext|>"], show_progress=False)
     end = "<|endoftext|>"
-    PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, bos_token=end, eos_token=end).save_pretrained(
-        folder
-    )
+    PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, bos_token=end, eos_token=end).save_pretrained(folder)
     # Other column orders split differently, so the longest row of this order is only nearly the longest.
     longest = int(1.1 * max(len(encoding.ids) for encoding in bpe.encode_batch(texts)))
     torch.manual_seed(seed)

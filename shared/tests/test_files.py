@@ -46,9 +46,7 @@ def test_an_unknown_object_is_not_written_as_its_repr() -> None:
         files.json_ready({"a": object()})
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.json"
     files.atomic_write(path, "old")
 

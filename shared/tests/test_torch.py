@@ -47,9 +47,7 @@ def test_optimizer_state_comes_back(tmp_path: Path) -> None:
     state = core.load_state(tmp_path / "state.pt")
     again = torch.optim.AdamW(model.parameters())
     again.load_state_dict(state["optimizer"])
-    assert torch.equal(
-        again.state_dict()["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"]
-    )
+    assert torch.equal(again.state_dict()["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
     assert state["step"] == 1
 
 
@@ -79,9 +77,7 @@ def test_a_damaged_state_is_one_line(tmp_path: Path, content: bytes) -> None:
 def test_check_finite_names_step_batch_and_checkpoint() -> None:
     core.check_finite(torch.tensor([0.0, 1e30]), name="loss", step=3)
     with pytest.raises(NonFinite, match=r"loss nan at step 3, batch 5; last good checkpoint: run/last"):
-        core.check_finite(
-            torch.tensor(float("nan")), name="loss", step=3, batch=5, checkpoint=Path("run/last")
-        )
+        core.check_finite(torch.tensor(float("nan")), name="loss", step=3, batch=5, checkpoint=Path("run/last"))
     with pytest.raises(NonFinite, match="gradient norm inf at step 3; no checkpoint"):
         core.check_finite(float("inf"), name="gradient norm", step=3)
     with pytest.raises(NonFinite):

@@ -76,9 +76,7 @@ def test_none_is_silent_and_a_wrong_name_is_told(run: Run, capsys: pytest.Captur
         tracking.open_sink("wandb", run)
 
 
-def test_a_tracker_that_is_not_installed_says_how_to_get_it(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tracker_that_is_not_installed_says_how_to_get_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "neptune", None)
     with pytest.raises(UserError, match=r"pip install 'trainworks\[neptune\]'"):
         tracking.open_sink("neptune", run)

@@ -144,9 +144,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(
-            f"no recipe at {path}; --config wants a TOML or JSON file, or a run directory"
-        ) from None
+        raise UserError(f"no recipe at {path}; --config wants a TOML or JSON file, or a run directory") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; --config wants a TOML or JSON file") from None
     try:

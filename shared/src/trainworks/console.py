@@ -228,9 +228,7 @@ def _end(exception: BaseException) -> int:
     import typer
 
     if isinstance(exception, SystemExit):
-        if not isinstance(
-            exception.__context__, BrokenPipeError
-        ):  # Typer makes 1 of it, which here means "no"
+        if not isinstance(exception.__context__, BrokenPipeError):  # Typer makes 1 of it, which here means "no"
             raise exception
         exception = exception.__context__
     if os.environ.get("TRAINWORKS_DEBUG") == "1":

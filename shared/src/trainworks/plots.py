@@ -9,9 +9,7 @@ from typing import Any
 from trainworks.metrics import read_metrics
 
 
-def plot_curves(
-    metrics_path: str | Path, out_dir: str | Path, groups: Mapping[str, Sequence[str]]
-) -> list[Path]:
+def plot_curves(metrics_path: str | Path, out_dir: str | Path, groups: Mapping[str, Sequence[str]]) -> list[Path]:
     """Draw one figure for each group of metrics over the training steps.
 
     Args:
@@ -38,9 +36,7 @@ def plot_curves(
             steps, values = _curve(records, metric)
             if steps:
                 few = len(steps) <= 30
-                axes.plot(
-                    steps, values, label=metric, linewidth=1.5, marker="o" if few else None, markersize=3
-                )
+                axes.plot(steps, values, label=metric, linewidth=1.5, marker="o" if few else None, markersize=3)
         if not axes.lines:
             continue
         axes.set_title(name, loc="left")

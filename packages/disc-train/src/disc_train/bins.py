@@ -69,15 +69,11 @@ class Bins:
 
     def medians(self) -> np.ndarray:
         """(B,) the middle of each bin's rows."""
-        return np.clip(
-            (self.knots[:, NUM_KNOTS // 2 - 1] + self.knots[:, NUM_KNOTS // 2]) / 2, self.low, self.high
-        )
+        return np.clip((self.knots[:, NUM_KNOTS // 2 - 1] + self.knots[:, NUM_KNOTS // 2]) / 2, self.low, self.high)
 
     def nearest(self, units: np.ndarray) -> np.ndarray:
         """(N,) the bin that holds each unit, or the nearest one."""
-        above = (
-            np.clip(np.searchsorted(self.low, units, side="right"), 1, len(self) - 1) if len(self) > 1 else 0
-        )
+        above = np.clip(np.searchsorted(self.low, units, side="right"), 1, len(self) - 1) if len(self) > 1 else 0
         below = np.maximum(np.asarray(above) - 1, 0)
         closer_above = self.low[above] - units < units - self.high[below]
         return np.where(closer_above, above, below)

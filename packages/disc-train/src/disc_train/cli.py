@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
 from trainworks.console import UserError, entry, set_quiet, version_callback
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -13,7 +14,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warn
 Threads = Annotated[int | None, typer.Option(help="Compute threads; default: what is free, at most 2.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same rows.")]
-Format = Annotated[str | None, typer.Option("--format", help="csv or jsonl, in and out; default: as the file's name says, else csv.")]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="csv or jsonl, in and out; default: as the file's name says, else csv."),
+]
 Where = Annotated[
     list[str] | None,
     typer.Option(help='A condition such as "Age>=30", "Class=Good" or "Class=Good|Bad"; may be given again.'),
@@ -23,7 +27,8 @@ Where = Annotated[
 @app.callback(epilog="Full documentation: the README of this package.")
 def main_options(
     version: Annotated[
-        bool, typer.Option("--version", callback=version_callback("disc-train"), is_eager=True, help="Show the version.")
+        bool,
+        typer.Option("--version", callback=version_callback("disc-train"), is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Example: disc-train train builtin:fair --out runs/fair && disc-train sample runs/fair -n 1000 > synth.csv
@@ -34,10 +39,15 @@ def main_options(
 
 @app.command(short_help="Learn a table.")
 def train(
-    data: Annotated[str | None, typer.Argument(help="CSV or JSON Lines, - for stdin, or builtin:fair, builtin:anes96, builtin:breast_cancer.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Argument(help="CSV or JSON Lines, - for stdin, or builtin:fair, builtin:anes96, builtin:breast_cancer."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory to make.")] = None,
     target: Annotated[str | None, typer.Option(help="The column that users of the table predict.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Run directory to go on with; takes its recipe and its data.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Run directory to go on with; takes its recipe and its data.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the run directory if it exists.")] = False,
     schedule: Annotated[str | None, typer.Option(help="alternate, once or none.")] = None,
     cycles: Annotated[int | None, typer.Option(help="Rounds of discriminators, then generator.")] = None,
@@ -53,16 +63,17 @@ def train(
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
     grad_accum: Annotated[int | None, typer.Option(help="Parts that a batch is cut into.")] = None,
     tracker: Annotated[str, typer.Option(help="none, neptune (offline) or trackio.")] = "none",
-    dry_run: Annotated[bool, typer.Option(help="Show the recipe and what would be written, and write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Show the recipe and what would be written, and write nothing.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Example: disc-train train heloc.csv --target RiskPerformance --out runs/heloc
 
     Learn a table: likelihood first, then generator and discriminators in turns. Prints the run's path.
     """
-    from trainworks.config import resolve
-
     from disc_train.config import PRESETS, TrainRecipe
+    from trainworks.config import resolve
 
     set_quiet(quiet)
     flags: dict[str, Any] = {
@@ -86,7 +97,13 @@ def train(
         if data is None or out is None:
             raise UserError("train wants DATA and --out RUN, or --resume RUN; see disc-train train --help")
         resolved = resolve(
-            TrainRecipe, file=config, preset=preset, presets=PRESETS, flags=flags, sets=set_ or (), env_prefix="DISC_TRAIN"
+            TrainRecipe,
+            file=config,
+            preset=preset,
+            presets=PRESETS,
+            flags=flags,
+            sets=set_ or (),
+            env_prefix="DISC_TRAIN",
         )
         if dry_run:
             print_dry_run(resolved, data, out)
@@ -185,9 +202,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Directory for report.json and plots.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions, whose mean and spread are shown.")] = 3,
     json_: Annotated[bool, typer.Option("--json", help="The report as JSON on stdout.")] = False,
-    fail_over: Annotated[
-        float | None, typer.Option(help="Exit 1 if XGBoost's two-sample AUC is above this.")
-    ] = None,
+    fail_over: Annotated[float | None, typer.Option(help="Exit 1 if XGBoost's two-sample AUC is above this.")] = None,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -230,7 +245,9 @@ def print_dry_run(resolved: Any, data: str, out: Path) -> None:
         "out": str(out),
         "config": resolved.config,
         "config_sources": resolved.provenance,
-        "would_write": [f"{out}/{name}" for name in ("run.json", "metrics.jsonl", "schema.json", "checkpoints/", "plots/")],
+        "would_write": [
+            f"{out}/{name}" for name in ("run.json", "metrics.jsonl", "schema.json", "checkpoints/", "plots/")
+        ],
     }
     print(json.dumps(plan, indent=2, ensure_ascii=False))
 

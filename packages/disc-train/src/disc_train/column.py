@@ -88,9 +88,7 @@ class Column:
     @cached_property
     def token_of(self) -> dict[str | None, int]:
         """The token of each cell text that has one of its own, and of missing."""
-        tokens: dict[str | None, int] = {
-            text: token for token, text in enumerate(self.texts) if text is not None
-        }
+        tokens: dict[str | None, int] = {text: token for token, text in enumerate(self.texts) if text is not None}
         return tokens if self.missing is None else tokens | {None: self.missing}
 
     @cached_property
@@ -162,9 +160,7 @@ class Column:
         for cell in distinct:
             if token_of[cell] < 0:
                 token_of[cell] = self.vocab_size - 1
-        return np.fromiter(
-            map(token_of.__getitem__, cells.tolist()), dtype=np.int32, count=len(cells)
-        ), inexact
+        return np.fromiter(map(token_of.__getitem__, cells.tolist()), dtype=np.int32, count=len(cells)), inexact
 
     def _place_unseen(self, unseen: list[str | None], token_of: dict[str | None, int]) -> list[str | None]:
         values = np.array([np.nan if (value := self.parse(cell)) is None else value for cell in unseen])
@@ -202,9 +198,7 @@ class Column:
             return nearest
         return np.where(same, nearest, self.bin_tokens[self.bins.nearest(self.format.units(values))])
 
-    def decode(
-        self, codes: np.ndarray, rng: np.random.Generator, allowed: Allowed | None = None
-    ) -> np.ndarray:
+    def decode(self, codes: np.ndarray, rng: np.random.Generator, allowed: Allowed | None = None) -> np.ndarray:
         """Cells (N,) of tokens (N,); bins and rare values are drawn, each within what is allowed."""
         cells = self._cells[codes]
         if self.bins is not None and self.format is not None:
@@ -222,9 +216,7 @@ class Column:
                 cells[rows] = cell_array(self.rare_values)[drawn]
         return cells
 
-    def allow(
-        self, holds: Callable[[str | None], bool], intervals: Sequence[Interval] | None = None
-    ) -> Allowed:
+    def allow(self, holds: Callable[[str | None], bool], intervals: Sequence[Interval] | None = None) -> Allowed:
         """What is left of this column.
 
         Args:
@@ -239,11 +231,7 @@ class Column:
             low, high = self.format.units(np.array([self.low, self.high])).tolist()
             clipped = [(max(low, start), min(high, stop)) for start, stop in intervals or ()]
             own = set(self.format.units(self.values[self._ordered]).tolist())
-            inside = [
-                (start, stop)
-                for start, stop in clipped
-                if start < stop or (start == stop and start not in own)
-            ]
+            inside = [(start, stop) for start, stop in clipped if start < stop or (start == stop and start not in own)]
             pieces = self.bins.pieces(inside, self.format.on_grid, gaps=not weight.any())
             for bin, parts in pieces.items():
                 weight[self.bin_tokens[bin]] = min(1.0, sum(part.mass for part in parts))

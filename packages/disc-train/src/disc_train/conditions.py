@@ -58,9 +58,7 @@ class Condition:
 
     @cached_property
     def _numbers(self) -> frozenset[float]:
-        return frozenset(
-            n for value in self.values if value is not None and (n := parse_decimal(value)) is not None
-        )
+        return frozenset(n for value in self.values if value is not None and (n := parse_decimal(value)) is not None)
 
     @cached_property
     def _bound(self) -> tuple[Callable[[str], float | None], float]:
@@ -98,9 +96,7 @@ def parse_condition(text: str) -> Condition:
     operator = _OPERATOR.search(text) if quoted is None else _OPERATOR.match(text, quoted.end())
     name = text[: operator.start()].strip() if operator and quoted is None else _unquote(quoted)
     if operator is None or not name:
-        raise UserError(
-            f'"{text}" is not a condition; write COLUMN=VALUE, or !=, <, <=, >, >=, or COLUMN=VALUE|VALUE'
-        )
+        raise UserError(f'"{text}" is not a condition; write COLUMN=VALUE, or !=, <, <=, >, >=, or COLUMN=VALUE|VALUE')
     op, values = operator[1], _parse_items(text, operator.end())
     value = values[0]
     if op in _ORDERED and (
@@ -180,14 +176,10 @@ def _check(condition: Condition, column: Column) -> None:
     if condition.op in _ORDERED:
         bound = condition.values[0] or ""
         if column.kind not in NUMERIC:
-            raise UserError(
-                f'condition "{condition}": "{column.name}" is {column.kind} and has no order; use = or !='
-            )
+            raise UserError(f'condition "{condition}": "{column.name}" is {column.kind} and has no order; use = or !=')
         if (parse_date if column.kind == "date" else parse_decimal)(bound) is None:
             wanted = "a date" if column.kind == "date" else "a number"
-            raise UserError(
-                f'condition "{condition}": "{column.name}" is {column.kind}, so {wanted} was wanted'
-            )
+            raise UserError(f'condition "{condition}": "{column.name}" is {column.kind}, so {wanted} was wanted')
         return
     for value in condition.values:
         if value is None and condition.op == "!=":
@@ -209,11 +201,7 @@ def _unknown(value: str | None, column: Column) -> str:
 def _compile_column(column: Column, asked: list[Condition]) -> Allowed:
     allowed = _allow(column, asked)
     if not allowed.weight.any():
-        known = (
-            f"; it runs from {column.write(column.low)} to {column.write(column.high)}"
-            if column.numeric
-            else ""
-        )
+        known = f"; it runs from {column.write(column.low)} to {column.write(column.high)}" if column.numeric else ""
         raise UserError(f'no value of "{column.name}" meets {" and ".join(map(str, asked))}{known}')
     return allowed
 
@@ -226,9 +214,7 @@ def _allow(column: Column, asked: list[Condition]) -> Allowed:
             left = _intervals(condition, column.format)
             both = ((max(a, c), min(b, d)) for a, b in intervals for c, d in left)
             intervals = [(low, high) for low, high in both if low <= high]
-    return column.allow(
-        lambda cell: all(condition.holds(cell, column.kind) for condition in asked), intervals
-    )
+    return column.allow(lambda cell: all(condition.holds(cell, column.kind) for condition in asked), intervals)
 
 
 def _intervals(condition: Condition, format: NumberFormat) -> list[Interval]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
+
 from trainworks.config import Recipe
 
 LEVELS = ("token", "sentence", "row", "feature")
@@ -34,11 +35,11 @@ class ModelConfig(Recipe):
     """`columns`: one token a cell; `text`: a causal language model over "column is value" text (GReaT)."""
     dim: int = Field(64, ge=8)
     """Width of the states; more is stronger and slower."""
-    depth: int = Field(3, ge=1)
+    depth: int = Field(2, ge=1)
     """Transformer blocks."""
     num_heads: int = Field(4, ge=1)
     """Attention heads; must divide dim."""
-    mlp_ratio: int = Field(2, ge=1)
+    mlp_ratio: int = Field(4, ge=1)
     """Width of the feed-forward layer over dim."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Share of activations dropped in training; more for small tables."""
@@ -79,7 +80,7 @@ class FeedbackConfig(Recipe):
     """Alternating training of generator and discriminators."""
 
     schedule: Literal["alternate", "once", "none"] = "alternate"
-    """`alternate`: discriminators are trained anew each cycle; `once`: before the first only; `none`: likelihood alone."""
+    """`alternate`: discriminators train in every cycle; `once`: before the first only; `none`: likelihood alone."""
     cycles: int = Field(5, ge=0)
     """Rounds of training the discriminators, then the generator."""
     steps_per_cycle: int = Field(60, ge=1)
@@ -90,7 +91,7 @@ class FeedbackConfig(Recipe):
     """Real rows a step, for the likelihood that anchors the generator."""
     learning_rate: float = Field(3e-4, gt=0)
     """Step size of AdamW."""
-    strength: float = Field(1.0, ge=0)
+    strength: float = Field(4.0, ge=0)
     """Weight of the total feedback beside the likelihood; more trusts the discriminators more."""
     weight_token: float = Field(0.25, ge=0)
     """Weight of the token level."""
@@ -113,9 +114,9 @@ class FeedbackConfig(Recipe):
 class DiscriminatorConfig(Recipe):
     """The four levels of discriminators."""
 
-    dim: int = Field(48, ge=8)
+    dim: int = Field(32, ge=8)
     """Width of their states."""
-    depth: int = Field(2, ge=1)
+    depth: int = Field(1, ge=1)
     """Transformer blocks."""
     num_heads: int = Field(4, ge=1)
     """Attention heads; must divide dim."""
@@ -133,7 +134,7 @@ class DiscriminatorConfig(Recipe):
     """Decoupled weight decay of AdamW."""
     max_epochs: int = Field(20, ge=1)
     """Passes over the real rows a cycle, at most."""
-    patience: int = Field(3, ge=1)
+    patience: int = Field(2, ge=1)
     """Passes without a higher held-out AUC before a level stops."""
     real_share: float = Field(0.25, gt=0, lt=0.9)
     """Share of the training rows kept for them: on rows that it has learned by heart a generator isn't caught."""

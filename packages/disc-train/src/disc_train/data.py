@@ -6,8 +6,8 @@ Legend: N rows, C columns.
 from __future__ import annotations
 
 import difflib
-import io
 import hashlib
+import io
 import itertools
 import json
 import re
@@ -133,9 +133,7 @@ def read_table(source: str | Path, format: str | None = None, *, min_rows: int =
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{where}, line {line}: not UTF-8; convert the file, for example with iconv"
-        ) from None
+        raise UserError(f"{where}, line {line}: not UTF-8; convert the file, for example with iconv") from None
     del data
     if not text.strip():
         raise UserError(f"{where} is empty; a header and rows were wanted")
@@ -247,9 +245,7 @@ def _quoted_record(text: str, start: int, where: str) -> tuple[list[str | None],
             cells.append(quoted[1].replace('""', '"'))
             end = _CELL_END.match(text, quoted.end())
             if end is None:
-                raise UserError(
-                    f"{where}: text follows the closing quote of cell {len(cells)}; double inner quotes"
-                )
+                raise UserError(f"{where}: text follows the closing quote of cell {len(cells)}; double inner quotes")
         else:
             end = _CELL_END.search(text, start)
             assert end is not None  # the pattern matches at the end of the text
@@ -292,9 +288,7 @@ def _read_jsonl(text: str, where: str) -> Table:
         parse_float=_Bare, parse_int=_Bare, parse_constant=_no_constant, object_pairs_hook=_unique_keys
     )
     rows: list[dict[str, str | None]] = []
-    forms: dict[
-        str, set[str]
-    ] = {}  # per column the forms that its values took: bare, string, ambiguous string
+    forms: dict[str, set[str]] = {}  # per column the forms that its values took: bare, string, ambiguous string
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -302,17 +296,11 @@ def _read_jsonl(text: str, where: str) -> Table:
             row = decoder.decode(line.strip())
             if not isinstance(row, dict):
                 raise ValueError("one JSON object a line was wanted")
-            rows.append(
-                {key: _json_cell(value, key, forms.setdefault(key, set())) for key, value in row.items()}
-            )
+            rows.append({key: _json_cell(value, key, forms.setdefault(key, set())) for key, value in row.items()})
         except json.JSONDecodeError as error:
-            raise UserError(
-                f"{where}, line {number}: not JSON: {error.msg} at character {error.pos + 1}"
-            ) from None
+            raise UserError(f"{where}, line {number}: not JSON: {error.msg} at character {error.pos + 1}") from None
         except RecursionError:
-            raise UserError(
-                f"{where}, line {number}: values are nested; a row has one text or number a key"
-            ) from None
+            raise UserError(f"{where}, line {number}: values are nested; a row has one text or number a key") from None
         except ValueError as error:
             raise UserError(f"{where}, line {number}: {error}") from None
     columns = _check_names(list(forms), where)

@@ -9,12 +9,12 @@ from itertools import zip_longest
 import numpy as np
 import torch
 from torch import Tensor
-from trainworks.seeding import derive
-from trainworks.torch import check_finite, seed_torch, torch_generator
 
 from disc_train.config import DiscriminatorConfig
 from disc_train.discriminators import SCORE_ROWS, Discriminators, Level
 from disc_train.losses import discrimination_loss
+from trainworks.seeding import derive
+from trainworks.torch import check_finite, seed_torch, torch_generator
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,7 @@ def _fit_level(
                 _logits(model, data.real, real, data.column),
                 _logits(model, data.generated, generated, data.column),
             )
-            check_finite(
-                loss, name=f"{level.name} discriminator loss", step=step, batch=f"{step} of epoch {epoch}"
-            )
+            check_finite(loss, name=f"{level.name} discriminator loss", step=step, batch=f"{step} of epoch {epoch}")
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -99,7 +97,8 @@ def _fit_level(
             best_state = {key: value.clone() for key, value in level.state_dict().items()}
         if epoch - best_epoch >= config.patience:
             break
-    assert best_state is not None and best_scores is not None
+    assert best_state is not None
+    assert best_scores is not None
     level.load_state_dict(best_state)
     scale, shift, loss = calibrate(*best_scores)
     level.scale.fill_(scale)
@@ -172,9 +171,7 @@ def calibrate(real_scores: np.ndarray, generated_scores: np.ndarray) -> tuple[fl
     spread = scores.std()
     scale = shift = 0.0
     if spread > 1e-8:
-        fit = LogisticRegression(C=1e4).fit(
-            scores[:, None] / spread, labels, sample_weight=weights * len(scores)
-        )
+        fit = LogisticRegression(C=1e4).fit(scores[:, None] / spread, labels, sample_weight=weights * len(scores))
         scale, shift = float(fit.coef_[0, 0] / spread), float(fit.intercept_[0])
     if scale <= 0:
         scale = shift = 0.0

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from disc_train.model import Generator
 
-BATCH_ROWS = 512
+BATCH_ROWS = 1024
 """Rows drawn at once: the caches of a batch then fit the processor's."""
 
 

@@ -120,9 +120,7 @@ def evaluate(
         report["utility"] = target and utility.utility(
             features, target, *numbers, seeds=seeds, threads=threads, step=bar.advance
         )
-        report["two_sample"] = two_sample.two_sample(
-            features, *numbers, seeds=seeds, threads=threads, step=bar.advance
-        )
+        report["two_sample"] = two_sample.two_sample(features, *numbers, seeds=seeds, threads=threads, step=bar.advance)
         report["privacy"], distances = privacy.privacy(features, *numbers, seeds=seeds, step=bar.advance)
         report["marginals"], association_differences = marginals.marginals(features, *numbers)
         report["quality"] = quality(schema, features, *numbers) if quality_report else None
@@ -130,9 +128,7 @@ def evaluate(
         bar.advance()
         if out is not None:
             (out / "plots").mkdir(parents=True, exist_ok=True)
-            evaluate_plots.plot_all(
-                out / "plots", features, numbers, report, distances, association_differences
-            )
+            evaluate_plots.plot_all(out / "plots", features, numbers, report, distances, association_differences)
             write_json(out / "report.json", report)
     return report
 
@@ -150,9 +146,7 @@ def _check_tables(train: Table, test: Table, synth: Table) -> tuple[Table, Table
             lack, add = f"it lacks {_some(lacks)}", f"only it has {_some(adds)}"
             how = "; ".join([lack] * bool(lacks) + [add] * bool(adds))
             raise UserError(f"the {which} table has other columns than the train table: {how}")
-        ordered.append(
-            replace(table, columns=train.columns, cells=[table.column(name) for name in train.columns])
-        )
+        ordered.append(replace(table, columns=train.columns, cells=[table.column(name) for name in train.columns]))
     return ordered[0], ordered[1]
 
 
@@ -166,9 +160,7 @@ def _check_target(target: str | None, train: Table, test: Table) -> None:
         return
     for table, which in ((train, "train"), (test, "test")):
         if len(set(table.column(target).tolist()) - {None}) < 2:
-            raise UserError(
-                f'column "{target}" is constant in the {which} rows: choose another target, or none'
-            )
+            raise UserError(f'column "{target}" is constant in the {which} rows: choose another target, or none')
 
 
 def validity(schema: Schema, table: Table) -> dict[str, Any]:
@@ -302,9 +294,7 @@ def _format_marginals(section: dict[str, Any], sdmetrics: dict[str, Any] | None)
         ["column distance", "association difference"],
         ("mean_distance", "mean_association_difference"),
     )
-    body = {
-        source: [_number(section[mean][source]) for mean in means] for source in ("synthetic", "test rows")
-    }
+    body = {source: [_number(section[mean][source]) for mean in means] for source in ("synthetic", "test rows")}
     if sdmetrics:
         titles += ["sdmetrics quality", "sdmetrics diagnostic"]
         for source, cells in body.items():

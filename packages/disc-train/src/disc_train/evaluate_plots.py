@@ -40,9 +40,7 @@ def plot_all(
     train_NC, _, synth_NC = numbers
     figures = {
         "marginals": _marginals(features, train_NC, synth_NC, report["marginals"]["columns"]),
-        "associations": _associations(
-            [column.name for column in features.columns], association_differences_CC
-        ),
+        "associations": _associations([column.name for column in features.columns], association_differences_CC),
         "two_sample": _two_sample(report["two_sample"]),
         "closest_record": _closest_record(distances),
     }
@@ -52,9 +50,7 @@ def plot_all(
         atomic_write(folder / f"{name}.png", image.getvalue())
 
 
-def _marginals(
-    features: Features, train_NC: np.ndarray, synth_NC: np.ndarray, columns: dict[str, Any]
-) -> Figure:
+def _marginals(features: Features, train_NC: np.ndarray, synth_NC: np.ndarray, columns: dict[str, Any]) -> Figure:
     index = {column.name: place for place, column in enumerate(features.columns)}
     shown = list(columns)[:MAX_COLUMNS]
     across = min(4, len(shown))
@@ -64,19 +60,13 @@ def _marginals(
     for axes, name in zip(grid, shown, strict=False):
         place = index[name]
         column = features.columns[place]
-        (_categories if column.categorical else _histogram)(
-            axes, column, train_NC[:, place], synth_NC[:, place]
-        )
+        (_categories if column.categorical else _histogram)(axes, column, train_NC[:, place], synth_NC[:, place])
         axes.set_title(f"{_short(name, 30)} ({columns[name]['synthetic']:.3f})", fontsize=9)
         axes.tick_params(labelsize=7)
         axes.set_yticks([])
     for axes in grid[len(shown) :]:
         axes.set_axis_off()
-    more = (
-        f"; {len(columns) - len(shown)} columns that differ less are not shown"
-        if len(columns) > len(shown)
-        else ""
-    )
+    more = f"; {len(columns) - len(shown)} columns that differ less are not shown" if len(columns) > len(shown) else ""
     figure.suptitle(
         f"Columns by falling distance between train rows (blue) and synthetic rows (orange){more}",
         fontsize=11,
@@ -92,9 +82,7 @@ def _categories(axes: Axes, column: ColumnFeatures, real_N: np.ndarray, synth_M:
         axes.bar(np.arange(len(shown)) + offset, shares, 0.4, color=colour)
     labels = [_short(text[code], 14) for code in shown]
     crowded = len(shown) > 4 or max(map(len, labels)) > 8
-    axes.set_xticks(
-        range(len(shown)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center"
-    )
+    axes.set_xticks(range(len(shown)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
 
 
 def _histogram(axes: Axes, column: ColumnFeatures, real_N: np.ndarray, synth_M: np.ndarray) -> None:
@@ -157,9 +145,7 @@ def _two_sample(section: dict[str, Any]) -> Figure:
     lowest = min(found["mean"] for by_family in section["auc"].values() for found in by_family.values())
     axes.set_ylim(min(0.4, lowest - 0.02), 1.0)
     axes.set_ylabel("out-of-fold AUC (0.5 is best)")
-    axes.set_title(
-        f"Told from {section['rows']:,} held-out real rows; bars: one deviation over seeds", fontsize=11
-    )
+    axes.set_title(f"Told from {section['rows']:,} held-out real rows; bars: one deviation over seeds", fontsize=11)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from trainworks.console import UserError
-from trainworks.torch import torch_generator
 
 from disc_train.data import Table, cell_array
 from disc_train.draws import BATCH_ROWS
 from disc_train.run import Trained
 from disc_train.text import text_to_row
+from trainworks.console import UserError
+from trainworks.torch import torch_generator
 
 NUM_ORDERS = 8
 """Reading orders over which a row's answers are averaged; they are the same for every row."""
@@ -61,9 +61,7 @@ class Judge:
             faults: dict[int, dict[str, str]] = {}
             for row, column, reason in schema.validate(ordered):
                 faults.setdefault(row, {})[column] = reason
-            codes = torch.as_tensor(
-                schema.encode(ordered, strict=False).astype(np.int64), device=self.trained.device
-            )
+            codes = torch.as_tensor(schema.encode(ordered, strict=False).astype(np.int64), device=self.trained.device)
             levels = {name: torch.sigmoid(logit).cpu().numpy() for name, logit in self._log_odds(codes).items()}
             for row in range(len(part)):
                 yield self._answer(row, levels, faults.get(row, {}))

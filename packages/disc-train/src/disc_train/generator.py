@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainworks.torch import seed_torch
-
 from disc_train.config import TrainRecipe
 from disc_train.model import ColumnsGenerator, Generator
 from disc_train.schema import Schema
+from trainworks.torch import seed_torch
 
 
 def build_generator(schema: Schema, recipe: TrainRecipe, run_dir: Path) -> Generator:

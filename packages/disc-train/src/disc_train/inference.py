@@ -100,9 +100,7 @@ def infer_kind(counts: Counter[str]) -> str:
 
 def _has_big_integers(counts: Counter[str]) -> bool:
     integers = (value for value in counts if value.lstrip("-").isdecimal())
-    return any(
-        PARSERS["integer"](value) is None and PARSERS["decimal"](value) is not None for value in integers
-    )
+    return any(PARSERS["integer"](value) is None and PARSERS["decimal"](value) is not None for value in integers)
 
 
 def _check_override(name: str, kind: str, counts: Counter[str], cells: np.ndarray) -> None:
@@ -126,9 +124,7 @@ def _numeric_column(
     number = {value: parsed for value in counts if (parsed := PARSERS[kind](value)) is not None}
     markers = sorted(value for value in counts if value not in number)
     special = _special_codes(number)
-    measured = sorted(
-        (value for value in number if value not in special), key=lambda value: (number[value], value)
-    )
+    measured = sorted((value for value in number if value not in special), key=lambda value: (number[value], value))
     format = NumberFormat.fit(kind, measured)
     own = {value: counts[value] for value in measured}
     binned: list[tuple[np.ndarray, np.ndarray]] = []

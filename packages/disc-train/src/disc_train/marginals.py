@@ -37,9 +37,7 @@ def marginals(
     differences = {source: other - base_CC for source, other in zip(sources, other_CC, strict=True)}
     report = {
         "columns": dict(sorted(columns.items(), key=lambda item: -item[1]["synthetic"])),
-        "mean_distance": {
-            source: float(np.mean([by[source] for by in columns.values()])) for source in sources
-        },
+        "mean_distance": {source: float(np.mean([by[source] for by in columns.values()])) for source in sources},
         "mean_association_difference": {
             source: float(np.abs(difference[pairs]).mean()) if len(pairs[0]) else 0.0
             for source, difference in differences.items()

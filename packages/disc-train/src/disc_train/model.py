@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from disc_train.config import ModelConfig
+from disc_train.config import DiscriminatorConfig, ModelConfig
 
 NUM_FREQUENCIES = 6
 
@@ -88,7 +88,7 @@ class ValueTable(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block with causal self-attention and an optional key/value cache."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig | DiscriminatorConfig):
         super().__init__()
         self.num_heads = config.num_heads
         self.dropout = config.dropout
@@ -110,7 +110,7 @@ class Block(nn.Module):
         x_BTD = x_BTD + self.proj(attended.transpose(1, 2).flatten(2))
         return x_BTD + self.mlp(self.norm_mlp(x_BTD))
 
-    def step(self, x_BD: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def step(self, x_BD: Tensor, keys: Tensor, values: Tensor, scratch: Tensor) -> Tensor:
         """The newest position alone.
 
         Args:
@@ -118,12 +118,13 @@ class Block(nn.Module):
             keys: cache (T, H, D/H, B) up to and with this position, whose last entry is written here.
             values: the same for values. Rows lie innermost, so that attention over a handful of positions runs
                 along memory: three times as fast on a CPU as the fused kernel.
+            scratch: as large as the others, overwritten.
         """
         H, head_dim, B = keys.shape[1:]
         qkv = (self.qkv.weight @ self.norm_attention(x_BD).T).view(3, H, head_dim, B)
         keys[-1], values[-1] = qkv[1], qkv[2]
-        scores = (keys * qkv[0]).sum(2, keepdim=True) * head_dim**-0.5
-        attended = (values * scores.softmax(0)).sum(0).view(H * head_dim, B)
+        scores = torch.mul(keys, qkv[0] * head_dim**-0.5, out=scratch).sum(2, keepdim=True)
+        attended = torch.mul(values, scores.softmax(0), out=scratch).sum(0).view(H * head_dim, B)
         x_BD = x_BD + self.proj(attended.T)
         return x_BD + self.mlp(self.norm_mlp(x_BD))
 
@@ -261,6 +262,7 @@ class ColumnsGenerator(Generator):
         biases = self.bias.split(self.vocab_sizes)
         shape = (self.config.depth, C, self.config.num_heads, self.config.dim // self.config.num_heads, B)
         keys, values = torch.empty(shape, device=device), torch.empty(shape, device=device)
+        scratch = torch.empty(shape[1:], device=device)
         codes_BC, log_mass_BC = known_BC.clone(), torch.zeros(B, C, device=device)
         unknown_BC = known_BC < 0
         x_BD = self.start.expand(B, -1)
@@ -268,7 +270,7 @@ class ColumnsGenerator(Generator):
             target_B = order_BC[:, t]
             state_BD = x_BD + self.query(target_B)
             for block, key, value in zip(self.blocks, keys, values, strict=True):
-                state_BD = block.step(state_BD, key[: t + 1], value[: t + 1])
+                state_BD = block.step(state_BD, key[: t + 1], value[: t + 1], scratch[: t + 1])
             state_BD = self.norm(state_BD)
             for c, rows in rows_by_column(target_B, unknown_BC):
                 probs_BV = F.linear(state_BD[rows], heads[c], biases[c]).softmax(-1)
@@ -297,6 +299,4 @@ def rows_by_column(target_B: Tensor, unknown_BC: Tensor) -> list[tuple[int, Tens
     if (target_B == first).all() and unknown_BC[:, first].all():
         return [(first, slice(None))]
     unknown_B = unknown_BC.gather(1, target_B.unsqueeze(1)).squeeze(1)
-    return [
-        (c, (unknown_B & (target_B == c)).nonzero().squeeze(1)) for c in target_B[unknown_B].unique().tolist()
-    ]
+    return [(c, (unknown_B & (target_B == c)).nonzero().squeeze(1)) for c in target_B[unknown_B].unique().tolist()]

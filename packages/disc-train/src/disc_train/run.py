@@ -8,14 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trainworks.checkpoint import Checkpoints
-from trainworks.config import Resolved
-from trainworks.console import UserError, info, warn
-from trainworks.files import sha256_file, write_json
-from trainworks.plots import plot_curves
-from trainworks.run import Run
-from trainworks.torch import load_weights, resolve_device, set_threads
-from trainworks.tracking import open_sink
 
 from disc_train import __version__
 from disc_train.config import LEVELS, TrainRecipe
@@ -26,6 +18,14 @@ from disc_train.model import Generator
 from disc_train.schema import Schema
 from disc_train.state import encode_rows
 from disc_train.train import fit
+from trainworks.checkpoint import Checkpoints
+from trainworks.config import Resolved
+from trainworks.console import UserError, info, warn
+from trainworks.files import sha256_file, write_json
+from trainworks.plots import plot_curves
+from trainworks.run import Run
+from trainworks.torch import load_weights, resolve_device, set_threads
+from trainworks.tracking import open_sink
 
 TOOL = "disc-train"
 MIN_ROWS = 20
@@ -147,7 +147,7 @@ def infer_schema(table: Table, recipe: TrainRecipe, source: str) -> Schema:
 
 
 def describe_input(source: str, table: Table) -> dict[str, Any]:
-    """What run.json says of the data: where it came from, SHA-256, rows; of stdin and built-in tables the cells count."""
+    """What run.json says of the data: where it came from, rows, SHA-256 (of stdin and built-in tables, the cells')."""
     if Path(source).is_file():
         return {"path": source, "sha256": sha256_file(source), "rows": len(table)}
     return {"path": source, "sha256": table.digest(), "rows": len(table)}

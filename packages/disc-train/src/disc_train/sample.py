@@ -11,16 +11,16 @@ from typing import TextIO
 import numpy as np
 import torch
 from torch import Tensor
-from trainworks.console import UserError, progress, warn
-from trainworks.seeding import rng
-from trainworks.torch import torch_generator
 
 from disc_train.conditions import compile_conditions, parse_condition
 from disc_train.data import Table, write_rows
 from disc_train.draws import BATCH_ROWS, draw_rows
 from disc_train.run import Trained
+from trainworks.console import UserError, progress, warn
+from trainworks.seeding import rng
+from trainworks.torch import torch_generator
 
-CHUNK_ROWS = 8 * BATCH_ROWS
+CHUNK_ROWS = 4 * BATCH_ROWS
 """Rows decoded and written at once."""
 
 
@@ -199,7 +199,7 @@ def impute(trained: Trained, table: Table, seed: int) -> Iterator[Table]:
             allowed[c] = weight
     for batch, start in enumerate(range(0, len(whole), BATCH_ROWS)):
         part = whole.take(slice(start, start + BATCH_ROWS))
-        absent = np.column_stack([np.equal(column, None) for column in part.cells])
+        absent = np.column_stack([[cell is None for cell in column] for column in part.cells])
         known = schema.encode(part, strict=False).astype(np.int64)
         known[absent] = -1
         draws = torch_generator(seed, "impute", batch, device=device)
@@ -207,9 +207,7 @@ def impute(trained: Trained, table: Table, seed: int) -> Iterator[Table]:
         place = torch.rand(known_BC.shape, generator=draws, device=device) + (known_BC < 0)
         codes, _ = trained.generator.sample(known_BC, place.argsort(1), draws, allowed)
         filled = schema.decode(codes.cpu().numpy(), rng(seed, "decode", batch))
-        columns = [
-            np.where(mask, new, old) for mask, new, old in zip(absent.T, filled.cells, part.cells, strict=True)
-        ]
+        columns = [np.where(mask, new, old) for mask, new, old in zip(absent.T, filled.cells, part.cells, strict=True)]
         yield Table(schema.names, columns, filled.text_columns)
 
 

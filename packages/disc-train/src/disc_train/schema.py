@@ -185,9 +185,7 @@ class Schema:
             cells = table.column(column.name).tolist()
             reasons = {cell: reason for cell in dict.fromkeys(cells) if (reason := column.fault(cell))}
             if reasons:
-                faults += [
-                    (row, column.name, reasons[cell]) for row, cell in enumerate(cells) if cell in reasons
-                ]
+                faults += [(row, column.name, reasons[cell]) for row, cell in enumerate(cells) if cell in reasons]
         return faults
 
     def to_json(self) -> dict[str, Any]:
@@ -197,7 +195,5 @@ class Schema:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Schema:
         if data.get("schema") != FORMAT_VERSION:
-            raise UserError(
-                f"the table schema has version {data.get('schema')}; this release reads {FORMAT_VERSION}"
-            )
+            raise UserError(f"the table schema has version {data.get('schema')}; this release reads {FORMAT_VERSION}")
         return cls(tuple(Column.from_json(column) for column in data["columns"]))

@@ -10,6 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from disc_train.config import TrainRecipe
+from disc_train.data import Table
+from disc_train.discriminators import Discriminators
+from disc_train.model import Generator
+from disc_train.schema import Schema
 from trainworks.checkpoint import Checkpoints
 from trainworks.metrics import MetricsWriter
 from trainworks.run import Run
@@ -17,12 +23,6 @@ from trainworks.seeding import rng
 from trainworks.signals import StopFlag
 from trainworks.torch import load_state, load_weights, save_state, save_weights
 from trainworks.tracking import Sink
-
-from disc_train.config import TrainRecipe
-from disc_train.data import Table
-from disc_train.discriminators import Discriminators
-from disc_train.model import Generator
-from disc_train.schema import Schema
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,15 @@ class State:
     best_auc: float = math.inf
     cycles_since_best: int = 0
 
-    PLAIN = ("step", "warm_steps", "cycle", "best_loss", "evaluations_since_best", "best_auc", "cycles_since_best")
+    PLAIN = (
+        "step",
+        "warm_steps",
+        "cycle",
+        "best_loss",
+        "evaluations_since_best",
+        "best_auc",
+        "cycles_since_best",
+    )
 
     def save(self, folder: Path) -> None:
         save_weights(folder / "model.safetensors", self.average)

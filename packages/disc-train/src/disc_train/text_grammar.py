@@ -14,21 +14,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from trainworks.console import UserError
 
 from disc_train.schema import Schema
 from disc_train.text import name_atom, value_atom
+from trainworks.console import UserError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 HOLE = -1
 SEPARATOR = ","
+END_OF_ROW = "<|endoftext|>"
+"""In a tokenizer of ours, what stands before and after a row."""
 END_EDGE = -1
 """In place of an edge's token: what ends the value, a separator or, in the last clause, the end of the row."""
 
@@ -67,7 +70,7 @@ def learn_bpe(schema: Schema, vocab_size: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=["<|endoftext|>"],
+        special_tokens=[END_OF_ROW],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -156,13 +159,17 @@ class RowGrammar(nn.Module):
         self.start, self.end = start, end
         (separator,) = encode([SEPARATOR])
         prefixes = encode([prefix_text(name) for name in schema.names])
-        edges, roots, openings, sorted_codes, values, longest = _Edges(), [], [], [], [], 1
+        edges, longest = _Edges(), 1
+        values: list[tuple[int, ...]] = []
+        roots: list[int] = []
+        openings: list[tuple[int, ...]] = []
+        sorted_codes: list[int] = []
         for column, prefix in zip(schema.columns, prefixes, strict=True):
             if any(text is None and code != column.missing for code, text in enumerate(column.texts)):
                 raise ValueError(f'column "{column.name}" has tokens that stand for no single value')
             sequences = encode([value_text(text) for text in column.texts])
             order = sorted(range(len(sequences)), key=sequences.__getitem__)
-            for a, b in zip(order, order[1:], strict=False):
+            for a, b in pairwise(order):
                 if sequences[a] == sequences[b]:
                     raise UserError(
                         f'column "{column.name}": the tokenizer of model.base_model writes {column.texts[a]!r} and '
@@ -202,9 +209,7 @@ class RowGrammar(nn.Module):
             self.register_buffer(name, _padded(texts), persistent=False)
         self.largest_token = max(int(self.prefixes.max()), int(self.values.max()), int(self.ends.max()), start)
 
-    def _check_ends(
-        self, schema: Schema, edges: _Edges, roots: Sequence[int], separator: tuple[int, ...]
-    ) -> None:
+    def _check_ends(self, schema: Schema, edges: _Edges, roots: Sequence[int], separator: tuple[int, ...]) -> None:
         ambiguous = {node for node, token in zip(edges.parent, edges.token, strict=True) if token == END_EDGE}
         for node, token in zip(edges.parent, edges.token, strict=True):
             if node in ambiguous and token in (separator[0], self.end):

@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from trainworks.console import UserError
-from trainworks.files import atomic_write, write_json
 
 from disc_train.config import ModelConfig
 from disc_train.model import Generator, draw
 from disc_train.schema import Schema
-from disc_train.text_grammar import HOLE, RowGrammar, learn_bpe, push_right
+from disc_train.text_grammar import END_OF_ROW, HOLE, RowGrammar, learn_bpe, push_right
+from trainworks.console import UserError
+from trainworks.files import atomic_write, write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -58,7 +58,8 @@ class TextGenerator(Generator):
         self.grammar = grammar
         self.vocab_sizes = vocab_sizes
 
-    def log_prob(self, codes_BC: Tensor, order_BC: Tensor) -> Tensor:
+    def log_prob(self, codes_BC: Tensor, order_BC: Tensor, smooth: bool = False) -> Tensor:
+        """As `Generator.log_prob` says; text knows no neighbours, so `smooth` changes nothing."""
         tokens_BT, column_BT = self.grammar.rows(codes_BC, order_BC)
         # Holes come last, where no token that counts can see them: causal attention needs no mask.
         hidden_BTD = self.model.base_model(tokens_BT.clamp_min(0), use_cache=False).last_hidden_state
@@ -174,9 +175,7 @@ class TextGenerator(Generator):
         scores_RE = logits.gather(1, tokens_RE.clamp_min(0)).masked_fill(tokens_RE == HOLE, -torch.inf)
         return edges_RE, scores_RE.log_softmax(1)
 
-    def _log_reach(
-        self, reader: Reader, rows_R: Tensor, column: int, weight_V: Tensor, is_last: bool
-    ) -> Tensor:
+    def _log_reach(self, reader: Reader, rows_R: Tensor, column: int, weight_V: Tensor, is_last: bool) -> Tensor:
         """Log of the allowed mass below each node of a column's trie, given that the node is reached, (R, N).
 
         The root's own holds only if all its values weigh the same; otherwise the draw at the root finds it.
@@ -274,7 +273,7 @@ def build_text_generator(schema: Schema, config: ModelConfig, run_dir: Path | No
         check_model(model, grammar, config.base_model)
     else:
         tokenizer = learn_bpe(schema, config.bpe_vocab)
-        end = tokenizer.token_to_id("<|endoftext|>")
+        end = tokenizer.get_vocab()[END_OF_ROW]
         grammar = RowGrammar(schema, tokenizer, end, end)
         model = small_gpt2(config, tokenizer.get_vocab_size(), grammar.longest_row)
     # Rows are never padded with it; where it is set, transformers warns of tokens that look so.
@@ -305,7 +304,9 @@ def load_text_generator(schema: Schema, run_dir: Path) -> TextGenerator:
         start, end = int(saved["start"]), int(saved["end"])
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**saved["model"]), dtype=torch.float32)
     except OSError as error:
-        raise UserError(f"{error.filename or folder}: {error.strerror}; the run's text model can't be rebuilt") from None
+        raise UserError(
+            f"{error.filename or folder}: {error.strerror}; the run's text model can't be rebuilt"
+        ) from None
     except Exception as error:  # tokenizers raises bare Exception, transformers whatever a wrong field leads to
         raise UserError(f"{folder} is damaged: {_first_line(error)}") from None
     return TextGenerator(model, RowGrammar(schema, tokenizer, start, end), schema.vocab_sizes)
@@ -327,7 +328,8 @@ def small_gpt2(config: ModelConfig, vocab_size: int, num_positions: int) -> PreT
             activation_function="gelu",
             resid_pdrop=config.dropout,
             embd_pdrop=config.dropout,
-            attn_pdrop=config.dropout,
+            # Dropped attention weights would rule out the fused kernel, several times as fast on rows of this length.
+            attn_pdrop=0.0,
             bos_token_id=0,
             eos_token_id=0,
         )
@@ -386,7 +388,9 @@ def check_model(model: PreTrainedModel, grammar: RowGrammar, name: str) -> None:
     hidden = model.base_model(rows, use_cache=False).last_hidden_state
     causal = torch.allclose(hidden[0, :2], hidden[1, :2], atol=1e-4)
     if not causal or not torch.allclose(head(hidden), model(rows, use_cache=False).logits, atol=1e-3):
-        raise UserError(f"model.base_model: {name} is a {type(model).__name__}, which is not supported; GPT-2's kind is")
+        raise UserError(
+            f"model.base_model: {name} is a {type(model).__name__}, which is not supported; GPT-2's kind is"
+        )
 
 
 def _first_line(error: Exception) -> str:

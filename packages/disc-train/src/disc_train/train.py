@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from disc_train.config import LEVELS, TrainRecipe
+from disc_train.discriminator_training import Examples, Side, fit_discriminators
+from disc_train.discriminators import Discriminators
+from disc_train.draws import BATCH_ROWS, draw_rows
+from disc_train.losses import feedback_losses, lm_loss, total_feedback_loss
+from disc_train.model import Generator
+from disc_train.schema import Schema
+from disc_train.state import Loop, Rows, State, feedback_optimizer, warm_start_optimizer
+from disc_train.two_sample import validation_auc
 from trainworks.checkpoint import Checkpoints
 from trainworks.console import info, progress
 from trainworks.metrics import MetricsWriter
@@ -21,16 +32,6 @@ from trainworks.seeding import derive
 from trainworks.signals import StopFlag
 from trainworks.torch import check_finite, seed_torch, torch_generator
 from trainworks.tracking import Sink
-
-from disc_train.config import LEVELS, TrainRecipe
-from disc_train.discriminator_training import Examples, Side, fit_discriminators
-from disc_train.discriminators import Discriminators
-from disc_train.losses import feedback_losses, lm_loss, total_feedback_loss
-from disc_train.model import Generator
-from disc_train.draws import BATCH_ROWS, draw_rows
-from disc_train.schema import Schema
-from disc_train.state import Loop, Rows, State, feedback_optimizer, warm_start_optimizer
-from disc_train.two_sample import validation_auc
 
 WARM_UP_STEPS = 100
 FINAL_RATE = 0.03
@@ -106,7 +107,7 @@ def warm_start(loop: Loop, state: State) -> None:
                 keep_best_likelihood(state, values["valid/lm_loss"])
                 if state.evaluations_since_best >= config.patience:
                     break
-                # The last step's checkpoint is the first cycle's: two at one step couldn't be told apart on resume.
+                # The last step's checkpoint is the first cycle's: two of one step could not be told apart.
                 if state.step < total:
                     publish(loop, state, {"valid/lm_loss": values["valid/lm_loss"]})
     state.warm_steps = state.step
@@ -130,18 +131,14 @@ def alternate(loop: Loop, state: State) -> None:
                 return
             stop_if_asked(loop, state)
             seed_torch(loop.recipe.seed, "feedback", state.step)
-            credits = generated = None
+            feedback = None
             if config.schedule != "none":
                 generated = draw_group(loop, state)
-                credits = state.discriminators.credits(*generated)
+                feedback = Feedback(*generated, state.discriminators.credits(*generated))
             generator = torch_generator(loop.recipe.seed, "anchor", state.step)
             picked = torch.randint(len(loop.rows.train), (config.real_batch_size,), generator=generator)
-            losses = generator_step(
-                loop,
-                state,
-                loop.rows.train[picked.to(loop.device)],
-                feedback=(generated, credits) if credits else None,
-            )
+            batch = loop.rows.train[picked.to(loop.device)]
+            losses = generator_step(loop, state, batch, feedback)
             update_average(state, decay=0.98)
             state.step += 1
             values = feedback_record(losses["lm_loss"], losses["grad_norm"], losses)
@@ -161,11 +158,7 @@ def begin_cycle(loop: Loop, state: State, cycle: int) -> None:
     loop.log(state.step, values)
     info(
         f"cycle {cycle}: validation two-sample AUC {values['valid/two_sample_auc']:.3f}"
-        + "".join(
-            f", {level} {values[f'disc/{level}/auc']:.3f}"
-            for level in LEVELS
-            if f"disc/{level}/auc" in values
-        )
+        + "".join(f", {level} {values[f'disc/{level}/auc']:.3f}" for level in LEVELS if f"disc/{level}/auc" in values)
     )
     improved = values["valid/two_sample_auc"] < state.best_auc
     state.best_auc = min(state.best_auc, values["valid/two_sample_auc"])
@@ -173,10 +166,17 @@ def begin_cycle(loop: Loop, state: State, cycle: int) -> None:
     publish(loop, state, values)
 
 
-def generator_step(
-    loop: Loop, state: State, batch: Tensor, feedback: tuple[tuple[Tensor, Tensor], dict[str, Tensor]] | None
-) -> dict[str, float]:
-    """One optimizer step on likelihood plus, with feedback, the weighted levels; returns every loss in nats a row."""
+@dataclass(frozen=True)
+class Feedback:
+    """A group of generated rows, codes and orders (N, C), and each level's credits for them."""
+
+    codes: Tensor
+    order: Tensor
+    credits: dict[str, Tensor]
+
+
+def generator_step(loop: Loop, state: State, batch: Tensor, feedback: Feedback | None) -> dict[str, float]:
+    """One optimizer step on likelihood and, if there is any, feedback; returns every loss, in nats a row."""
     config, parts = loop.recipe.feedback, loop.recipe.grad_accum
     state.optimizer.zero_grad()
     losses = {"lm_loss": 0.0, "combined_loss": 0.0}
@@ -189,12 +189,11 @@ def generator_step(
         losses["lm_loss"] += loss.item()
     losses["combined_loss"] = losses["lm_loss"]
     if feedback is not None:
-        (codes, order), credits = feedback
         # Rows were drawn without dropout, so their probabilities are taken without it.
         state.generator.eval()
         with loop.autocast():
-            log_prob = state.generator.log_prob(codes, order).float()
-        levels = feedback_losses(log_prob, credits, config.max_advantage)
+            log_prob = state.generator.log_prob(feedback.codes, feedback.order).float()
+        levels = feedback_losses(log_prob, feedback.credits, config.max_advantage)
         total = total_feedback_loss(levels, config.weights)
         (config.strength * total).backward()
         losses |= {f"{level}_loss": loss.item() for level, loss in levels.items()}
@@ -229,18 +228,14 @@ def teach_discriminators(loop: Loop, state: State, cycle: int) -> dict[str, floa
     side = Side.of(critics, real, orders[1])
     rows = Examples(side, Side.of(critics, generated, orders[0]))
     # A redrawn cell stays in its row's fold, or the fold's model would have seen the rest of the row.
-    cells = Examples(
-        Side.of(critics, real, last_order), Side.of(critics, redrawn, last_order, fold=side.fold), column
-    )
+    cells = Examples(Side.of(critics, real, last_order), Side.of(critics, redrawn, last_order, fold=side.fold), column)
     examples = {"token": rows, "sentence": rows, "row": rows, "feature": cells}
     state.replay = torch.cat([state.replay, fresh])[-config.max_rows :]
     return fit_discriminators(critics, examples, seed, lambda: stop_between_checkpoints(loop))
 
 
-def redraw(
-    generator: Generator, rows: Tensor, column: Tensor, draws: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """The rows with one cell each, `column` (N,), drawn anew given all the others; and orders that end there."""
+def redraw(generator: Generator, rows: Tensor, column: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The rows with one cell each, `column` (N,), drawn anew given the others; and orders that end there."""
     index = torch.arange(len(rows), device=rows.device)
     known = rows.clone()
     known[index, column] = -1
@@ -272,7 +267,7 @@ def update_average(state: State, decay: float) -> None:
 
 @torch.no_grad()
 def evaluate_likelihood(loop: Loop, state: State) -> float:
-    """Negative log-likelihood of the validation rows under the average, nats a row, in orders that never change."""
+    """Negative log-likelihood of the validation rows, nats a row, in orders that never change."""
     state.average.eval()
     seed_torch(loop.recipe.seed, "valid")
     losses = []
@@ -334,5 +329,5 @@ def stop_if_asked(loop: Loop, state: State) -> None:
 
 
 def stop_between_checkpoints(loop: Loop) -> None:
-    """Inside a piece of work that is repeated as a whole: end if a signal has come; the last checkpoint stands."""
+    """Inside work that is repeated as a whole: end if a signal has come; the last checkpoint stands."""
     loop.stop.raise_if_set(f"go on with --resume {loop.run.path}")

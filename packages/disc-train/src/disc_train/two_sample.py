@@ -65,8 +65,7 @@ def two_sample(
         "rows": rows,
         "folds": FOLDS,
         "auc": {
-            source: {family: spread(aucs) for family, aucs in by_family.items()}
-            for source, by_family in auc.items()
+            source: {family: spread(aucs) for family, aucs in by_family.items()} for source, by_family in auc.items()
         },
     }
 

@@ -55,9 +55,7 @@ def utility(
     train_NC, test_NC = _usable(features, index, train_NC), _usable(features, index, test_NC)
     for rows_NC, which in ((train_NC, "train"), (test_NC, "test")):
         if len(np.unique(rows_NC[:, index])) < 2:
-            raise UserError(
-                f'column "{target}" is constant in the {which} rows: choose another target, or none'
-            )
+            raise UserError(f'column "{target}" is constant in the {which} rows: choose another target, or none')
     classes = np.unique(train_NC[:, index])
     numeric = not features.columns[index].categorical and len(classes) > REGRESSION_ABOVE
     task = "regression" if numeric else "classification"
@@ -66,9 +64,7 @@ def utility(
         raise UserError(f'column "{target}" has {count}: choose another target, or none')
     rows = min(len(train_NC), len(synth_NC))
     score = _Scorer(features.without(index), index, task, classes, test_NC, threads)
-    found: dict[str, dict[str, list[dict[str, float]]]] = {
-        s: {name: [] for name in LEARNERS} for s in SOURCES
-    }
+    found: dict[str, dict[str, list[dict[str, float]]]] = {s: {name: [] for name in LEARNERS} for s in SOURCES}
     for seed in seeds:
         fits = {
             "train rows": choose(train_NC, rows, seed, "train"),
@@ -171,9 +167,7 @@ def _learner(learner: str, task: str, seed: int, threads: int) -> Any:
     return forest(100, min_samples_leaf=5, max_features="sqrt", n_jobs=threads, random_state=seed)
 
 
-def classification_scores(
-    truth_N: np.ndarray, probability_NK: np.ndarray, classes: np.ndarray
-) -> dict[str, float]:
+def classification_scores(truth_N: np.ndarray, probability_NK: np.ndarray, classes: np.ndarray) -> dict[str, float]:
     """AUC and F1, each the mean of one class against the rest over the classes that occur, and accuracy.
 
     Args:
