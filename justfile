@@ -29,9 +29,13 @@ format: sync
 
 # The main job of disc-train on a real table that the statsmodels wheel carries.
 demo: sync
-    mkdir -p runs
-    {{ run }} disc-train train builtin:fair --target affairs --preset quick --out runs/demo --overwrite
-    {{ run }} disc-train sample runs/demo -n 1000 --seed 0 > runs/demo/samples.csv
+    rm -rf runs/demo && mkdir -p runs/demo
+    {{ run }} disc-train split builtin:fair --out runs/demo/data
+    {{ run }} disc-train train runs/demo/data/train.csv --target rate_marriage --preset small --out runs/demo/run
+    {{ run }} disc-train sample runs/demo/run -n 5000 > runs/demo/synth.csv
+    {{ run }} disc-train sample runs/demo/run -n 5 --where 'children>=2' --where religious=4
+    {{ run }} disc-train evaluate --train runs/demo/data/train.csv --test runs/demo/data/test.csv \
+        runs/demo/synth.csv --target rate_marriage --out runs/demo/evaluation
 
 # Put every tool beside its peers.
 bench DATA TARGET: (bench-tabular DATA TARGET)
@@ -45,6 +49,15 @@ bench-tabular DATA TARGET *args: sync
 accept-tabular DATA TARGET *args: sync
     {{ run }} python tools/bench_tabular.py --data {{ DATA }} --target {{ TARGET }} --seeds 0 1 2 \
         --out runs/accept-tabular {{ args }}
+
+# Does teaching help? The schedules of disc-train side by side, three seeds: a table for its README.
+accept-schedules DATA TARGET *args: sync
+    {{ run }} python tools/schedules_tabular.py --data {{ DATA }} --target {{ TARGET }} \
+        --out runs/accept-schedules {{ args }}
+
+# Peak memory of training on 50,000 x 15 and of sampling a million rows.
+accept-limits *args: sync
+    {{ run }} python tools/limits_tabular.py --out runs/accept-limits {{ args }}
 
 # Rewrite what is generated: the command references in the READMEs and each tool's constraints.txt.
 docs: sync

@@ -138,7 +138,7 @@ class DiscriminatorConfig(Recipe):
     """Passes without a higher held-out AUC before a level stops."""
     real_share: float = Field(0.25, gt=0, lt=0.9)
     """Share of the training rows kept for them: on rows that it has learned by heart a generator isn't caught."""
-    max_rows: int = Field(20_000, ge=2)
+    max_rows: int = Field(8000, ge=2)
     """Real rows that they learn from, at most."""
     generated_per_real: float = Field(2.0, gt=0)
     """Generated rows for each real one."""

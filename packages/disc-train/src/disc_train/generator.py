@@ -11,10 +11,19 @@ from trainworks.torch import seed_torch
 
 
 def build_generator(schema: Schema, recipe: TrainRecipe, run_dir: Path) -> Generator:
-    """A generator with fresh weights; what a text generator needs beside its weights is kept in the run directory."""
+    """A generator that has learned nothing of the table; a text one writes its tokenizer into the run directory."""
+    seed_torch(recipe.seed, "init")
     if recipe.model.kind == "columns":
-        seed_torch(recipe.seed, "init")
         return ColumnsGenerator(schema.vocab_sizes, schema.token_values(), schema.ordered_tokens(), recipe.model)
     from disc_train.text_model import build_text_generator
 
     return build_text_generator(schema, recipe.model, run_dir)
+
+
+def reload_generator(schema: Schema, recipe: TrainRecipe, run_dir: Path) -> Generator:
+    """The generator of a run without its weights; what a text one was built from need not be there any more."""
+    if recipe.model.kind == "columns":
+        return build_generator(schema, recipe, run_dir)
+    from disc_train.text_model import load_text_generator
+
+    return load_text_generator(schema, run_dir)

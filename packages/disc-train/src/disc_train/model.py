@@ -287,7 +287,7 @@ def draw(weights_BV: Tensor, generator: torch.Generator) -> Tensor:
     """One token a row with probability proportional to its weight, (B,) int64; weight 0 is never drawn."""
     cumulative = weights_BV.cumsum(-1)
     total = cumulative[:, -1:]
-    point = torch.rand(len(weights_BV), 1, generator=generator) * total
+    point = torch.rand(len(weights_BV), 1, generator=generator, device=weights_BV.device) * total
     # The product may round up to the total, which lies beyond the last token.
     point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, point, right=True).squeeze(1)

@@ -13,7 +13,7 @@ from disc_train import __version__
 from disc_train.config import LEVELS, TrainRecipe
 from disc_train.data import Table, did_you_mean, read_table
 from disc_train.discriminators import Discriminators
-from disc_train.generator import build_generator
+from disc_train.generator import build_generator, reload_generator
 from disc_train.model import Generator
 from disc_train.schema import Schema
 from disc_train.state import encode_rows
@@ -108,7 +108,8 @@ def resume_run(
 
 def _fit(run: Run, recipe: TrainRecipe, schema: Schema, table: Table, device: torch.device, tracker: str) -> None:
     rows = encode_rows(table, schema, recipe, device)
-    generator = build_generator(schema, recipe, run.path)
+    begun = (run.checkpoints_path / "last").exists()
+    generator = (reload_generator if begun else build_generator)(schema, recipe, run.path)
     with open_sink(tracker, run) as sink:
         result = fit(run, recipe, schema, generator, rows, device, sink)
     plot_curves(run.metrics_path, run.path / "plots", CURVES)
@@ -195,7 +196,7 @@ def load_trained(path: Path, checkpoint: str = "best", device: str = "auto", thr
     folder, _ = Checkpoints(run.checkpoints_path).load(checkpoint)
     chosen = resolve_device(device)
     set_threads(threads)
-    generator = build_generator(schema, recipe, run.path)
+    generator = reload_generator(schema, recipe, run.path)
     load_weights(folder / "model.safetensors", generator)
     discriminators = Discriminators(generator, schema.token_values(), recipe.discriminator)
     load_weights(folder / "discriminators.safetensors", discriminators)

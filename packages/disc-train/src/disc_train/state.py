@@ -120,9 +120,10 @@ def encode_rows(table: Table, schema: Schema, recipe: TrainRecipe, device: torch
     num_valid = max(1, round(recipe.data.valid_fraction * len(codes)))
     num_critic = 0
     if recipe.feedback.schedule != "none":
-        num_critic = round(recipe.discriminator.real_share * (len(codes) - num_valid))
-    critic = codes[shuffled[num_valid : num_valid + num_critic]][: recipe.discriminator.max_rows]
-    return Rows(train=codes[shuffled[num_valid + num_critic :]], critic=critic, valid=codes[shuffled[:num_valid]])
+        share = round(recipe.discriminator.real_share * (len(codes) - num_valid))
+        num_critic = min(max(1, share), recipe.discriminator.max_rows)
+    valid, critic, train = codes[shuffled].tensor_split((num_valid, num_valid + num_critic))
+    return Rows(train, critic, valid)
 
 
 def warm_start_optimizer(generator: Generator, recipe: TrainRecipe) -> torch.optim.Optimizer:

@@ -145,6 +145,7 @@ class RowGrammar(nn.Module):
 
     Raises:
         UserError: the tokenizer writes two values of a column alike, or can't tell where one ends.
+        ValueError: the schema has bins, or a token that rare values share.
     """
 
     def __init__(self, schema: Schema, tokenizer: Tokenizer, start: int, end: int):
@@ -198,7 +199,7 @@ class RowGrammar(nn.Module):
             ("edge_child", edges.child),
             ("edge_token", edges.token),
         ):
-            self.register_buffer(name, torch.tensor(numbers), persistent=False)
+            self.register_buffer(name, torch.tensor(numbers, dtype=torch.long), persistent=False)
         for name, texts in (
             ("prefixes", prefixes),
             ("openings", openings),
@@ -315,5 +316,6 @@ def _move(tokens_BW: Tensor, filled_BW: Tensor, place_BW: Tensor, width: int) ->
 
 
 def _padded(sequences: Sequence[Sequence[int]]) -> Tensor:
-    width = max(1, max(map(len, sequences)))
-    return torch.tensor([[*sequence, *[HOLE] * (width - len(sequence))] for sequence in sequences])
+    width = max(1, max(map(len, sequences), default=0))
+    rows = [[*sequence, *[HOLE] * (width - len(sequence))] for sequence in sequences]
+    return torch.tensor(rows, dtype=torch.long).reshape(-1, width)

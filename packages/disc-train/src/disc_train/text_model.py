@@ -156,7 +156,7 @@ class TextGenerator(Generator):
             edges_RE, log_probs_RE = self._log_probs_of_edges(hidden_RD, node_R[open_R], is_last)
             for c, reach_RN in reach.items():
                 of_column = column_R[open_R] == c
-                children = (grammar.edge_child[edges_RE[of_column]] - grammar.roots[c]).clamp_min(0)
+                children = grammar.edge_child[edges_RE[of_column]] - grammar.roots[c]
                 log_probs_RE[of_column] += reach_RN[open_R[column_R == c]].gather(1, children)
                 if at_root:
                     log_mass_R[open_R & (column_R == c)] = log_probs_RE[of_column].logsumexp(1)
@@ -343,12 +343,14 @@ def read_base_model(folder: Path) -> tuple[PreTrainedModel, Tokenizer, int, int]
         UserError: no such directory, or no causal language model in it.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
     if not folder.is_dir():
         raise UserError(
             f"model.base_model: there is no directory {folder}; give one with a Hugging Face causal language model "
             "(config.json, model.safetensors, tokenizer.json)"
         )
+    disable_progress_bar()
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
