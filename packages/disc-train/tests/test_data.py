@@ -13,9 +13,7 @@ from trainworks.console import UserError
 
 hostile = st.one_of(
     st.text(st.characters(codec="utf-8")),
-    st.lists(st.sampled_from(['"', ",", "\n", "\r", " ", "a", "\u2028", "\x00", "\ufeff", "\x0b"])).map(
-        "".join
-    ),
+    st.lists(st.sampled_from(['"', ",", "\n", "\r", " ", "a", "\u2028", "\x00", "\ufeff", "\x0b"])).map("".join),
     st.sampled_from(["", "007", "1e5", "-9", "NA", "null", "true", "-0", "1.50", "{}"]),
 )
 names = hostile.filter(str.strip)
@@ -68,21 +66,14 @@ def test_the_csv_module_reads_the_same_cells(table):
         return  # it skips the blank lines that hold a lone missing cell
     rows = list(csv.reader(io.StringIO(written(table, "csv"), newline="")))
     assert rows[0] == list(table.columns)
-    assert rows[1:] == [
-        ["" if cell is None else cell for cell in row] for row in zip(*table.cells, strict=True)
-    ]
+    assert rows[1:] == [["" if cell is None else cell for cell in row] for row in zip(*table.cells, strict=True)]
 
 
 @given(tables())
 def test_the_json_module_reads_the_same_cells(table):
-    rows = [
-        json.loads(line, parse_int=str, parse_float=str) for line in written(table, "jsonl").split("\n")[:-1]
-    ]
+    rows = [json.loads(line, parse_int=str, parse_float=str) for line in written(table, "jsonl").split("\n")[:-1]]
     booleans = {True: "true", False: "false"}
-    read = [
-        [booleans.get(cell, cell) if isinstance(cell, bool) else cell for cell in row.values()]
-        for row in rows
-    ]
+    read = [[booleans.get(cell, cell) if isinstance(cell, bool) else cell for cell in row.values()] for row in rows]
     assert read == [list(row) for row in zip(*table.cells, strict=True)]
 
 
@@ -208,9 +199,7 @@ def test_a_bad_json_lines_file_gets_one_line(file, content, message):
 
 
 def test_a_missing_file_says_what_was_wanted(tmp_path):
-    with pytest.raises(
-        UserError, match=r"no such file: .*none\.csv; a CSV or JSON Lines file .* builtin:fair"
-    ):
+    with pytest.raises(UserError, match=r"no such file: .*none\.csv; a CSV or JSON Lines file .* builtin:fair"):
         read_table(tmp_path / "none.csv")
     with pytest.raises(UserError, match="is a directory"):
         read_table(tmp_path)
@@ -222,9 +211,7 @@ def test_one_row_is_enough_where_it_is_asked_for(file):
     assert len(read_table(file("a,b\n1,2\n"), min_rows=1)) == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), list(zip(BUILTINS, [(6366, 9), (944, 11), (569, 31)], strict=True))
-)
+@pytest.mark.parametrize(("name", "shape"), list(zip(BUILTINS, [(6366, 9), (944, 11), (569, 31)], strict=True)))
 def test_built_in_tables(name, shape):
     table = read_table(f"builtin:{name}")
     assert (len(table), len(table.columns)) == shape

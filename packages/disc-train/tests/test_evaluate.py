@@ -72,8 +72,7 @@ def test_report_has_every_section_and_is_what_the_file_holds(tmp_path):
 def test_same_seeds_give_the_same_report_and_other_seeds_another():
     tables = people(80, 0), people(40, 1), people(80, 2)
     first, again, other = (
-        evaluate(*tables, target="answer", seeds=seeds, out=None, quality_report=False)
-        for seeds in ([3], [3], [4])
+        evaluate(*tables, target="answer", seeds=seeds, out=None, quality_report=False) for seeds in ([3], [3], [4])
     )
     assert first == again
     assert first["two_sample"]["auc"] != other["two_sample"]["auc"]
@@ -99,8 +98,7 @@ def test_synthetic_columns_may_come_in_another_order():
     train, test, synth = people(60, 0), people(40, 1), people(40, 2)
     turned = Table(synth.columns[::-1], synth.cells[::-1])
     reports = [
-        evaluate(train, test, rows, target=None, seeds=[0], out=None, quality_report=False)
-        for rows in (synth, turned)
+        evaluate(train, test, rows, target=None, seeds=[0], out=None, quality_report=False) for rows in (synth, turned)
     ]
     assert reports[0] == reports[1]
 

@@ -68,9 +68,7 @@ def test_detection_finds_a_planted_shift_as_well_as_theory_allows(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equal_distributions_are_a_coin_toss(family):
     features, (real_NC, *fakes) = encoded(gaussians(150, 0), *(gaussians(150, seed) for seed in range(1, 7)))
-    aucs = [
-        detection_auc(features, real_NC, fake_NC, family, seed=seed) for seed, fake_NC in enumerate(fakes)
-    ]
+    aucs = [detection_auc(features, real_NC, fake_NC, family, seed=seed) for seed, fake_NC in enumerate(fakes)]
     assert np.mean(aucs) == pytest.approx(0.5, abs=0.06)
 
 
@@ -103,9 +101,7 @@ def test_sources_share_one_size_and_shuffled_columns_are_found_out():
 def test_validation_auc_finds_what_only_a_pair_of_tokens_tells():
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, 4, (2, 200))
-    real, related, fresh = (
-        np.column_stack(pair) for pair in ((first, second), (first, first), (second, first))
-    )
+    real, related, fresh = (np.column_stack(pair) for pair in ((first, second), (first, first), (second, first)))
     assert validation_auc(real, related) > 0.7
     assert validation_auc(real, fresh) == pytest.approx(0.5, abs=0.1)
 
@@ -155,10 +151,7 @@ def test_classes_that_synthetic_rows_lack_or_invent_are_no_obstacle():
     features, numbers = encoded(train, test, answers(100, 2, ("a", "b", "zzz")))
     scores = utility(features, "answer", *numbers, seeds=[0])["scores"]
     for learner in scores["synthetic"]:
-        assert (
-            scores["synthetic"][learner]["accuracy"]["mean"]
-            < scores["train rows"][learner]["accuracy"]["mean"]
-        )
+        assert scores["synthetic"][learner]["accuracy"]["mean"] < scores["train rows"][learner]["accuracy"]["mean"]
 
 
 def test_synthetic_rows_of_one_class_teach_nothing():
@@ -251,9 +244,7 @@ def test_column_distances_agree_with_scipy_and_by_hand():
     rng = np.random.default_rng(0)
     real, other = rng.integers(0, 20, 300).astype(float), rng.integers(4, 25, 200).astype(float)
     assert column_distance(real, other, categorical=False) == pytest.approx(ks_2samp(real, other).statistic)
-    assert column_distance(np.array([0.0, 0, 1, 2]), np.array([0.0, 1]), categorical=True) == pytest.approx(
-        0.25
-    )
+    assert column_distance(np.array([0.0, 0, 1, 2]), np.array([0.0, 1]), categorical=True) == pytest.approx(0.25)
     missing = np.array([np.nan, np.nan, 1.0, 2.0])
     assert column_distance(missing, missing, categorical=False) == 0
     assert column_distance(missing, np.array([1.0, 2.0]), categorical=False) == pytest.approx(0.5)

@@ -65,9 +65,7 @@ def test_overrides():
         Schema.infer(table, overrides={"c": "integer"})
     with pytest.raises(UserError, match=r'unknown type "int".*did you mean "integer"'):
         Schema.infer(table, overrides={"a": "int"})
-    with pytest.raises(
-        UserError, match='column "b" cannot be date: 2 of its values are not, such as "1" in row 1'
-    ):
+    with pytest.raises(UserError, match='column "b" cannot be date: 2 of its values are not, such as "1" in row 1'):
         Schema.infer(table, overrides={"b": "date"})
     with pytest.raises(UserError, match="cannot be boolean: it has 3 distinct values"):
         infer("abc", overrides={"x": "boolean"})
@@ -221,9 +219,7 @@ def test_constant_and_all_missing_columns_are_kept_with_a_warning(rng):
 
 def test_strict_encoding_names_row_column_and_nearest():
     schema = Schema.infer(table_of(Age=["20", "30", "50"], City=["Paris", "Rome", "Paris"]))
-    with pytest.raises(
-        UserError, match=r'row 2, column "Age": "33" is unknown; the nearest known number is 30'
-    ):
+    with pytest.raises(UserError, match=r'row 2, column "Age": "33" is unknown; the nearest known number is 30'):
         schema.encode(table_of(Age=["20", "33"], City=["Rome", "Rome"]))
     with pytest.raises(UserError, match=r'row 1, column "City": "Romes" is unknown; did you mean "Rome"'):
         schema.encode(table_of(Age=["20"], City=["Romes"]))
@@ -236,9 +232,7 @@ def test_strict_encoding_names_row_column_and_nearest():
 def test_lenient_encoding_takes_the_nearest_number_or_the_most_frequent_category(incomes):
     schema = Schema.infer(table_of(Age=["20", "30", "-9"], City=["Paris", "Rome", "Paris"]))
     codes = schema.encode(table_of(Age=["26", "1"], City=["Oslo", None]), strict=False)
-    assert schema.decode(codes, np.random.default_rng(0)) == table_of(
-        Age=["30", "20"], City=["Paris", "Paris"]
-    )
+    assert schema.decode(codes, np.random.default_rng(0)) == table_of(Age=["30", "20"], City=["Paris", "Paris"])
     binned = Schema.infer(incomes)
     assert binned.encode(table_of(x=["999999999"]), strict=False)[0, 0] == binned.vocab_sizes[0] - 1
     with pytest.raises(UserError, match="the nearest known number is"):
@@ -258,9 +252,7 @@ def test_numeric_view():
             d=["2024-01-01", "2024-01-02", "2024-01-03"] * 11,
         )
     )
-    view = schema.numeric_view(
-        table_of(n=["2.5", "-9", "?"], c=["a", "zz", None], d=["1970-01-02", None, "x"])
-    )
+    view = schema.numeric_view(table_of(n=["2.5", "-9", "?"], c=["a", "zz", None], d=["1970-01-02", None, "x"]))
     expected = [[np.nan, 1, 719164], [-9, -1, np.nan], [np.nan, np.nan, np.nan]]
     np.testing.assert_array_equal(view, expected)
 

@@ -8,13 +8,9 @@ from trainworks.console import UserError
 hostile = st.one_of(
     st.text(),
     st.lists(
-        st.sampled_from(
-            [" is ", ", ", "is", "missing", '"', "\\", " ", ",", "a", "\n", "\u2028", "é", "\ud800"]
-        )
+        st.sampled_from([" is ", ", ", "is", "missing", '"', "\\", " ", ",", "a", "\n", "\u2028", "é", "\ud800"])
     ).map("".join),
-    st.sampled_from(
-        ["", "007", "1e5", "-9", "null", "None", " is ", ", ", "a, b is c", "\r\n", "x is", "is x"]
-    ),
+    st.sampled_from(["", "007", "1e5", "-9", "null", "None", " is ", ", ", "a, b is c", "\r\n", "x is", "is x"]),
 )
 rows = st.dictionaries(hostile.filter(bool), st.none() | hostile, min_size=1, max_size=5)
 

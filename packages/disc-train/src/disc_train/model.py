@@ -6,6 +6,7 @@ S tokens of all columns together.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -134,7 +135,7 @@ class Block(nn.Module):
         return q, k, v
 
 
-class Generator(nn.Module):
+class Generator(nn.Module, ABC):
     """What training and sampling ask of either kind of generator."""
 
     vocab_sizes: list[int]
@@ -143,6 +144,7 @@ class Generator(nn.Module):
     def num_columns(self) -> int:
         return len(self.vocab_sizes)
 
+    @abstractmethod
     def log_prob(self, codes_BC: Tensor, order_BC: Tensor, smooth: bool = False) -> Tensor:
         """log p(cell | the cells read before it), natural log, (B, C) in column order.
 
@@ -151,8 +153,8 @@ class Generator(nn.Module):
             order_BC: each row a permutation of the columns, the order in which they are read, int64.
             smooth: for training by likelihood: take a number's neighbours for partly right (where the kind has such).
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def sample(
         self,
         known_BC: Tensor,
@@ -172,7 +174,6 @@ class Generator(nn.Module):
             codes (B, C), and the log-probability of the allowed sets given the cells before them, (B, C), which is
             what a restriction has cost: rows are an exact draw once they are accepted with that probability.
         """
-        raise NotImplementedError
 
 
 class ColumnsGenerator(Generator):
@@ -276,7 +277,10 @@ class ColumnsGenerator(Generator):
                 probs_BV = F.linear(state_BD[rows], heads[c], biases[c]).softmax(-1)
                 if c in allowed:
                     probs_BV = probs_BV * allowed[c]
-                    log_mass_BC[rows, c] = probs_BV.sum(-1).log()
+                    mass_B1 = probs_BV.sum(-1, keepdim=True)
+                    log_mass_BC[rows, c] = mass_B1.squeeze(1).log()
+                    # What is all but impossible may underflow to 0; it stays allowed, and nothing else does.
+                    probs_BV = torch.where(mass_B1 > 0, probs_BV, allowed[c])
                 codes_BC[rows, c] = draw(probs_BV, generator)
             last_B = codes_BC.gather(1, target_B.unsqueeze(1)).squeeze(1)
             x_BD = F.embedding(last_B + self.offsets[target_B], embedding)
