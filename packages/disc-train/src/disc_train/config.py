@@ -172,7 +172,7 @@ class TrainRecipe(Recipe):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {
-        "warm_start": {"max_epochs": 10, "min_steps": 300},
+        "warm_start": {"max_epochs": 20, "min_steps": 300},
         "feedback": {"cycles": 2, "steps_per_cycle": 20, "batch_size": 256},
         "discriminator": {"max_epochs": 2, "dim": 32},
     },
