@@ -94,9 +94,9 @@ class Judge:
 
 def feedback_lines(judge: Judge, table: Table, as_json: bool) -> Iterator[str]:
     """One line a row: all of the feedback as JSON, or the levels as CSV."""
-    if not as_json:
-        yield "token,sentence,row,feature,invalid"
-    for answer in judge.judge(table):
+    for index, answer in enumerate(judge.judge(table)):
+        if index == 0 and not as_json:
+            yield "token,sentence,row,feature,invalid"
         if as_json:
             yield json.dumps(answer, ensure_ascii=False)
         else:

@@ -130,8 +130,8 @@ class Block(nn.Module):
         return x_BD + self.mlp(self.norm_mlp(x_BD))
 
     def _heads(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        B, T, _ = x_BTD.shape
-        q, k, v = self.qkv(x_BTD).view(B, T, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        B, T, D = x_BTD.shape
+        q, k, v = self.qkv(x_BTD).view(B, T, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)
         return q, k, v
 
 

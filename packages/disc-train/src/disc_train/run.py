@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,12 @@ def start_run(
     )
     with run:
         write_json(run.path / "schema.json", schema.to_json())
-        _fit(run, recipe, schema, table, chosen, tracker)
+        try:
+            _fit(run, recipe, schema, table, chosen, tracker)
+        except UserError:
+            if not (run.checkpoints_path / "last").exists():
+                shutil.rmtree(run.path)  # bad input leaves no half-written run
+            raise
     return run.path
 
 
@@ -165,7 +171,7 @@ def read_schema(path: Path) -> Schema:
         return Schema.from_json(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{file} is missing; the run never began to train: train again with --overwrite") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{file} is damaged") from None
 
 

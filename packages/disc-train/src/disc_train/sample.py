@@ -62,6 +62,10 @@ def sample_rows(trained: Trained, wanted: Wanted, seed: int) -> Iterator[Table]:
     balanced = schema.index(wanted.balance) if wanted.balance is not None else None
     restricted = [c for c in weights if c not in fixed and c != balanced]
     accept = Rejection(trained, seed) if wanted.resample else None
+    # What is rejected differs from value to value, so a column that is to be balanced is then filled by quota.
+    quota = None
+    if balanced is not None and (len(restricted) > 1 or accept is not None):
+        quota = _quota(weights[balanced], wanted.num_rows, torch_generator(seed, "quota", device=device))
     rejected: Counter[str] = Counter()
     delivered = drawn = 0
     with progress(wanted.num_rows, "sampling") as bar:
@@ -73,6 +77,8 @@ def sample_rows(trained: Trained, wanted: Wanted, seed: int) -> Iterator[Table]:
             if not restricted and accept is None:
                 size = min(size, need)
             draws = torch_generator(seed, "sample", chunk, device=device)
+            if quota is not None and balanced is not None:
+                weights[balanced] = (quota > 0).float()
             codes, order, log_mass = _draw_chunk(trained, size, draws, weights, fixed, restricted, balanced)
             drawn += size
             keep = torch.ones(size, dtype=torch.bool, device=device)
@@ -83,6 +89,8 @@ def sample_rows(trained: Trained, wanted: Wanted, seed: int) -> Iterator[Table]:
                 real = accept(codes, order, draws)
                 rejected["the row discriminator takes it for generated"] += int((keep & ~real).sum())
                 keep &= real
+            if quota is not None:
+                keep &= _within(quota, codes[:, balanced], keep)
             kept = codes[keep][:need].cpu().numpy()
             delivered += len(kept)
             bar.advance(len(kept))
@@ -140,6 +148,26 @@ def _balanced(trained: Trained, name: str, weights: dict[int, Tensor]) -> dict[i
         uniform[column.missing] = 0.0
     uniform = uniform * (weights[index] > 0) if index in weights else uniform
     return {index: uniform}
+
+
+def _quota(weight: Tensor, num_rows: int, draws: torch.Generator) -> Tensor:
+    """How many of the rows each token with a weight shall have, (V,) int64: as equal as the number allows."""
+    tokens = weight.nonzero().squeeze(1)
+    tokens = tokens[torch.randperm(len(tokens), generator=draws, device=weight.device)]
+    quota = torch.zeros(len(weight), dtype=torch.int64, device=weight.device)
+    quota[tokens] = num_rows // len(tokens)
+    quota[tokens[: num_rows % len(tokens)]] += 1
+    return quota
+
+
+def _within(quota: Tensor, tokens: Tensor, keep: Tensor) -> Tensor:
+    """Which of the rows to keep, (N,) bool, the quota still wants; it is lessened by them."""
+    wanted = torch.zeros_like(keep)
+    for token in quota.nonzero().squeeze(1).tolist():
+        rows = (keep & (tokens == token)).nonzero().squeeze(1)[: int(quota[token])]
+        wanted[rows] = True
+        quota[token] -= len(rows)
+    return wanted
 
 
 class Rejection:

@@ -24,6 +24,9 @@ from trainworks.signals import StopFlag
 from trainworks.torch import load_state, load_weights, save_state, save_weights
 from trainworks.tracking import Sink
 
+MIN_VALID_ROWS = 5
+"""The two-sample test cuts the validation rows into five folds."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -117,7 +120,7 @@ def encode_rows(table: Table, schema: Schema, recipe: TrainRecipe, device: torch
     """Tokens of the table's rows, dealt at random to generator, discriminators and validation."""
     codes = torch.as_tensor(schema.encode(table), dtype=torch.int64, device=device)
     shuffled = torch.as_tensor(rng(recipe.seed, "split").permutation(len(codes)), device=device)
-    num_valid = max(1, round(recipe.data.valid_fraction * len(codes)))
+    num_valid = max(MIN_VALID_ROWS, round(recipe.data.valid_fraction * len(codes)))
     num_critic = 0
     if recipe.feedback.schedule != "none":
         share = round(recipe.discriminator.real_share * (len(codes) - num_valid))
