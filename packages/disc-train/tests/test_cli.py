@@ -100,6 +100,8 @@ def test_a_run_is_replaced_only_when_that_is_asked_for(train, tmp_path):
     assert_refused(train(GOOD), "--resume or --overwrite")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["id"] == first
     assert_refused(train("color\n", "--overwrite", name="bad.csv"), "bad.csv")
+    assert_refused(train(GOOD, "--overwrite", "--tracker", "nepture"), "nepture")
+    assert_refused(train(GOOD, "--overwrite", "--kind", "text", "--base-model", "none"), "no directory none")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["id"] == first
     ended = train(GOOD, "--overwrite")
     assert (ended.status, ended.out) == (0, f"{tmp_path / 'run'}\n")

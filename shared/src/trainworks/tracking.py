@@ -6,6 +6,7 @@ A sink that fails warns once and is then silent: training goes on.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import os
 import sys
@@ -58,6 +59,20 @@ class Sink:
         self.close()
 
 
+def check_tracker(name: str) -> None:
+    """Refuse a tracker that `open_sink` could not open, before anything is written.
+
+    Raises:
+        UserError: an unknown name, or the tracker's package is not installed.
+    """
+    if name == "none":
+        return
+    if name not in _TRACKERS:
+        raise UserError(f'--tracker is none, {" or ".join(_TRACKERS)}, not "{name}"')
+    if importlib.util.find_spec(name) is None:
+        raise UserError(f"--tracker {name} needs its package: pip install 'trainworks[{name}]'")
+
+
 def open_sink(name: str, run: Run) -> Sink:
     """The sink for `--tracker NAME`.
 
@@ -67,17 +82,14 @@ def open_sink(name: str, run: Run) -> Sink:
         run: the run whose config and id the tracker is told.
 
     Raises:
-        UserError: an unknown name, or the tracker's package is not installed.
+        UserError: as `check_tracker`.
     """
+    check_tracker(name)
     if name == "none":
         return Sink(name, None)
-    if name not in _TRACKERS:
-        raise UserError(f'--tracker is none, {" or ".join(_TRACKERS)}, not "{name}"')
     try:
         with contextlib.redirect_stdout(sys.stderr):
             tracker = _TRACKERS[name](run)
-    except ImportError:
-        raise UserError(f"--tracker {name} needs its package: pip install 'trainworks[{name}]'") from None
     except Exception as error:
         warn(f"tracker {name} did not start and is left out: {error}")
         return Sink(name, None)

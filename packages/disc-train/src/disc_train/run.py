@@ -26,7 +26,7 @@ from trainworks.files import sha256_file, write_json
 from trainworks.plots import plot_curves
 from trainworks.run import Run
 from trainworks.torch import load_weights, resolve_device, set_threads
-from trainworks.tracking import open_sink
+from trainworks.tracking import check_tracker, open_sink
 
 TOOL = "disc-train"
 MIN_ROWS = 20
@@ -55,6 +55,9 @@ def start_run(
         UserError: bad data, a taken name, an unknown target.
     """
     recipe = resolved.recipe
+    check_tracker(tracker)
+    if recipe.model.base_model and not Path(recipe.model.base_model).is_dir():
+        raise UserError(f"model.base_model: there is no directory {recipe.model.base_model}")
     chosen, num_threads = resolve_device(device), set_threads(threads)
     table = read_table(data, format)
     schema = infer_schema(table, recipe, data)
