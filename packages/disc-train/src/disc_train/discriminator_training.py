@@ -50,8 +50,8 @@ def fit_discriminators(
 ) -> dict[str, float]:
     """Train each level until its held-out AUC no longer rises, then calibrate it on the held-out scores.
 
-    How much a level trains thereby follows from how much there is still to see: one epoch if the generator has left
-    nothing new, up to `max_epochs` if it has moved.
+    How much a level trains thereby follows from how much there is still to see: `patience` epochs more than its best,
+    which comes early where the generator has left nothing new, and `max_epochs` at most.
 
     Args:
         examples: by level.
