@@ -3,8 +3,9 @@
     uv run python tools/schedules_tabular.py --data heloc.csv --target RiskPerformance --seeds 0 1 2 --out schedules
 
 A seed decides the split, the training and the sampling, as in bench_tabular.py. `none` learns by likelihood from
-all training rows, since it keeps none for discriminators; `resample` is `alternate`, its rows filtered by the row
-discriminator. --out gets table.md and results.json; rows, logs and reports lie in a folder a seed and schedule.
+all training rows but the validation ones, since it keeps none for discriminators; `resample` is `alternate`, its
+rows filtered by the row discriminator. --out gets table.md and results.json; rows, logs and reports lie in a folder
+a seed and schedule.
 A schedule that is there already is not trained again.
 """
 
