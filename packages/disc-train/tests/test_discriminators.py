@@ -20,7 +20,9 @@ CONFIG = DiscriminatorConfig(dim=16, depth=1, max_epochs=4, dropout=0.0)
 
 def generator_with(seed=0, spread=0.5):
     torch.manual_seed(seed)
-    generator = ColumnsGenerator(SIZES, VALUES, [np.array([], int)] * 4, ModelConfig(dim=16, depth=1, dropout=0.0))
+    counts = [np.ones(size, int) for size in SIZES]
+    config = ModelConfig(dim=16, depth=1, dropout=0.0)
+    generator = ColumnsGenerator(SIZES, VALUES, [np.array([], int)] * 4, counts, config)
     with torch.no_grad():
         for parameter in generator.parameters():
             parameter.add_(torch.randn(parameter.shape) * spread * parameter.shape[-1] ** -0.5)

@@ -64,6 +64,7 @@ def test_feedback_reaches_the_parameters_and_raises_the_score(level):
         sizes,
         [np.full(size, np.nan) for size in sizes],
         [np.array([], int)] * 3,
+        [np.ones(size, int) for size in sizes],
         ModelConfig(dim=16, depth=1, dropout=0.0),
     )
     draws = torch.Generator().manual_seed(0)

@@ -17,7 +17,8 @@ def columns_generator(vocab=VOCAB, seed=0, spread=1.0, **config):
     values = [np.arange(size, dtype=float) for size in vocab]
     ordered = [np.arange(size) for size in vocab]
     config = {"dim": 16, "depth": 2, "num_heads": 2, "dropout": 0.0} | config
-    generator = ColumnsGenerator(vocab, values, ordered, ModelConfig(**config))
+    counts = [np.ones(size, dtype=int) for size in vocab]
+    generator = ColumnsGenerator(vocab, values, ordered, counts, ModelConfig(**config))
     with torch.no_grad():
         for parameter in generator.parameters():
             parameter.add_(torch.randn(parameter.shape) * spread * parameter.shape[-1] ** -0.5)
@@ -145,11 +146,20 @@ def test_a_step_with_the_cache_is_the_whole_forward_pass():
 
 def test_smoothing_shares_a_target_among_neighbouring_numbers_alone():
     ordered = np.array([4, 2, 3])  # tokens of ascending numbers; 0 and 1 are codes such as missing or -9
-    kernel = smoothing_kernel(5, ordered, width=1.0)
+    kernel = smoothing_kernel(np.ones(5), ordered, width=1.0)
     torch.testing.assert_close(kernel.sum(1), torch.ones(5))
     assert torch.equal(kernel[:2], torch.eye(5)[:2])
     assert (kernel[ordered][:, :2] == 0).all()
     assert kernel[4, 4] > kernel[4, 2] > kernel[4, 3] > 0
+
+
+def test_smoothing_leaves_the_frequencies_of_a_peaked_column_as_they_are():
+    counts = np.array([3, 5, 700, 4, 6, 1, 300, 2, 90])
+    kernel = smoothing_kernel(counts, np.arange(1, 9), width=1.5).double()
+    torch.testing.assert_close(torch.tensor(counts).double() @ kernel, torch.tensor(counts).double(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(kernel.sum(1), torch.ones(9).double(), rtol=1e-5, atol=0)
+    assert kernel[5, 6] > 0.5  # a rare neighbour of a peak is taken for the peak, and not the peak for it
+    assert kernel[6, 5] < 0.01
 
 
 def test_smoothed_likelihood_is_the_mean_over_the_kernel():
@@ -160,7 +170,7 @@ def test_smoothed_likelihood_is_the_mean_over_the_kernel():
         everything = torch.tensor([[value, 1] for value in range(40)])
         each = generator.log_prob(everything, order.expand(40, -1))[:, 0]
         smooth = generator.log_prob(torch.tensor([[7, 1]]), order, smooth=True)[0, 0]
-        assert smooth == pytest.approx((smoothing_kernel(40, np.arange(40), 1.0)[7] @ each).item(), rel=1e-4)
+        assert smooth == pytest.approx((smoothing_kernel(np.ones(40), np.arange(40), 1.0)[7] @ each).item(), rel=1e-4)
         assert smooth != pytest.approx(each[7].item(), rel=1e-3)
 
 

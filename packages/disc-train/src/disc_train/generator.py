@@ -14,7 +14,10 @@ def build_generator(schema: Schema, recipe: TrainRecipe, run_dir: Path) -> Gener
     """A generator that has learned nothing of the table; a text one writes its tokenizer into the run directory."""
     seed_torch(recipe.seed, "init")
     if recipe.model.kind == "columns":
-        return ColumnsGenerator(schema.vocab_sizes, schema.token_values(), schema.ordered_tokens(), recipe.model)
+        counts = [column.counts for column in schema.columns]
+        return ColumnsGenerator(
+            schema.vocab_sizes, schema.token_values(), schema.ordered_tokens(), counts, recipe.model
+        )
     from disc_train.text_model import build_text_generator
 
     return build_text_generator(schema, recipe.model, run_dir)

@@ -18,6 +18,7 @@ from disc_train.config import DiscriminatorConfig, ModelConfig
 
 NUM_FREQUENCIES = 6
 
+SINKHORN_STEPS = 200
 MIN_SMOOTHING_WIDTH = 0.3
 """Width, in tokens, below which a smoothing kernel has next to nothing beside its centre."""
 
@@ -48,25 +49,31 @@ def value_features(token_values: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(rows).astype(np.float32)
 
 
-def smoothing_kernel(vocab_size: int, ordered: np.ndarray, width: float) -> Tensor:
-    """Soft targets for a column of numbers: a Gaussian over the ranks of neighbouring tokens.
+def smoothing_kernel(counts: np.ndarray, ordered: np.ndarray, width: float) -> Tensor:
+    """Soft targets for a column of numbers: its neighbours, by their distance and by how frequent they are.
 
     With a few rows for each number, a network that is told "exactly 217" learns rows by heart. Label smoothing
     (Szegedy et al. 2016, section 7) that falls off with distance keeps it from that and costs no resolution in the
-    rest of the row.
+    rest of the row. A plain Gaussian would also smear the peaks of the column itself, such as percentages at 50 and
+    67. So it is scaled to leave the column's distribution as it is (Sinkhorn & Knopp 1967, the symmetric case).
 
     Args:
-        vocab_size: V.
+        counts: (V,) rows of each token.
         ordered: the tokens that are ordinary numbers, ascending; all others keep their hard target.
-        width: standard deviation, in tokens.
+        width: standard deviation, in ranks of ordinary numbers.
 
     Returns:
-        (V, V) float32, rows sum to 1.
+        (V, V) float32, rows sum to 1, and counts @ kernel == counts.
     """
-    kernel = np.eye(vocab_size)
+    kernel = np.eye(len(counts))
     ranks = np.arange(len(ordered))
+    frequency = np.maximum(counts[ordered], 1) / np.maximum(counts[ordered], 1).sum()
     near = np.exp(-0.5 * ((ranks[:, None] - ranks) / width) ** 2)
-    kernel[np.ix_(ordered, ordered)] = near / near.sum(1, keepdims=True)
+    scale = np.ones(len(ordered))
+    for _ in range(SINKHORN_STEPS):
+        scale = np.sqrt(scale / (near @ (frequency * scale)))
+    soft = scale[:, None] * near * scale * frequency
+    kernel[np.ix_(ordered, ordered)] = soft / soft.sum(1, keepdims=True)
     return torch.as_tensor(kernel, dtype=torch.float32)
 
 
@@ -189,12 +196,14 @@ class ColumnsGenerator(Generator):
         vocab_sizes: Sequence[int],
         token_values: Sequence[np.ndarray],
         ordered_tokens: Sequence[np.ndarray],
+        token_counts: Sequence[np.ndarray],
         config: ModelConfig,
     ):
         """Args:
         vocab_sizes: tokens of each column.
         token_values: for each column the number of each token, (V,), NaN where it has none.
         ordered_tokens: for each column its tokens that are ordinary numbers, ascending.
+        token_counts: for each column the rows of each token, (V,).
         """
         super().__init__()
         self.vocab_sizes = list(vocab_sizes)
@@ -203,7 +212,7 @@ class ColumnsGenerator(Generator):
         for c, ordered in enumerate(ordered_tokens):
             width = config.smoothing / 100 * len(ordered)
             if width >= MIN_SMOOTHING_WIDTH:
-                self.register_buffer(f"kernel_{c}", smoothing_kernel(vocab_sizes[c], ordered, width), persistent=False)
+                self.register_buffer(f"kernel_{c}", smoothing_kernel(token_counts[c], ordered, width), persistent=False)
                 self.smoothed.append(c)
         features = value_features(token_values)
         self.embedding = ValueTable(vocab_sizes, features, config.dim)
