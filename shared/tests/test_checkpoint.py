@@ -174,3 +174,10 @@ def test_a_reader_clears_nothing(tmp_path: Path) -> None:
     (tmp_path / f"{checkpoint_module._UNFINISHED}abc").mkdir()
     Checkpoints(tmp_path).load()
     assert f"{checkpoint_module._UNFINISHED}abc" in names(tmp_path)
+
+
+def test_a_checkpoint_that_is_to_be_kept_is_never_pruned(tmp_path: Path) -> None:
+    book = Checkpoints(tmp_path, monitor="valid/loss")
+    for step, loss in enumerate([0.5, 0.3, 0.4, 0.2, 0.9], start=1):
+        book.publish(step, writes("weights"), {"metrics": {"valid/loss": loss}, "keep": step == 3})
+    assert names(tmp_path) == ["best", "last", "step_000003", "step_000004", "step_000005"]

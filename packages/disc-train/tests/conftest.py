@@ -36,10 +36,6 @@ max_epochs = 2
 """
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=3, help="moments at which test_resume.py kills a training")
-
-
 @dataclass(frozen=True)
 class Ended:
     """What a command left behind."""

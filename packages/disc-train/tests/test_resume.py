@@ -100,8 +100,7 @@ def assert_same_outcome(run_dir, unbroken):
     assert records[0]["result"] == records[1]["result"]
 
 
-def test_kill_at_random_moments_and_resume(start, arguments, unbroken, tmp_path, request):
-    kills = request.config.getoption("kills", 3)
+def test_kill_at_random_moments_and_resume(start, arguments, unbroken, tmp_path, kills):
     chosen = random.Random(os.environ.get("PYTEST_KILL_SEED"))
     length = len(read_metrics(unbroken / "metrics.jsonl"))
     out = tmp_path / "run"

@@ -53,7 +53,8 @@ class Checkpoints:
         Args:
             step: optimizer steps finished.
             write: writes the files into the empty folder that it is given.
-            meta: JSON data kept beside them, {"metrics": {"valid/loss": 0.3}}; "step" and "files" are added.
+            meta: JSON data kept beside them, {"metrics": {"valid/loss": 0.3}}; "step" and "files" are added. With
+                "keep": true the checkpoint is never pruned.
 
         Raises:
             OSError: the disk is full; the earlier checkpoints stand as they were.
@@ -132,7 +133,7 @@ class Checkpoints:
         newest = self._published()[-self.keep :]
         kept = {last, *(path.name for path in newest), *(path.name for path in best)}
         for path in self._published():
-            if path.name not in kept:
+            if path.name not in kept and not _read_meta(path).get("keep"):
                 # Renamed first: a folder of which half is gone must not look like a checkpoint.
                 doomed = self.directory / f"{_UNFINISHED}{path.name}"
                 os.replace(path, doomed)

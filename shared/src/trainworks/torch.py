@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,7 @@ import torch
 from trainworks.console import NonFinite, UserError
 from trainworks.files import atomic_write
 from trainworks.seeding import derive
-
-MOST_THREADS = 2
-"""Threads taken without being asked for more: small models gain little from a third."""
+from trainworks.threads import choose_threads
 
 
 def resolve_device(name: str) -> torch.device:
@@ -35,28 +31,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def set_threads(threads: int | None = None) -> int:
-    """Set PyTorch's compute threads and return their number.
-
-    Without a number: the cores this process may use (affinity, cgroup quota) less the machine's load of the
-    last minute, at least 1 and at most `MOST_THREADS`. A loop that must give the same bits again records the
-    number and passes it, since the order of floating-point sums depends on it.
-    """
-    if threads is None:
-        free = _usable_cores() - os.getloadavg()[0]
-        threads = max(1, min(MOST_THREADS, math.floor(free)))
-    elif threads < 1:
-        raise UserError(f"--threads is at least 1, not {threads}")
+    """Set PyTorch's compute threads, as `choose_threads` says, and return their number."""
+    threads = choose_threads(threads)
     torch.set_num_threads(threads)
     return threads
-
-
-def _usable_cores() -> float:
-    cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else min(cores, int(quota) / int(period))
 
 
 def torch_generator(seed: int, *names: str | int, device: str | torch.device = "cpu") -> torch.Generator:

@@ -1,0 +1,13 @@
+"""Options of the test suites of all packages."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=3, help="moments at which a training is killed in test_resume.py")
+
+
+@pytest.fixture(scope="session")
+def kills(request: pytest.FixtureRequest) -> int:
+    """At how many moments to kill a training."""
+    return request.config.getoption("--kills")

@@ -1,0 +1,88 @@
+"""What a Keras loop on TensorFlow needs. Only tools that use Keras import this module, and before Keras itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+# TensorFlow's notes on GPUs that aren't there are no news to the user; what fails is still raised.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import tensorflow as tf
+
+from trainworks.console import UserError
+from trainworks.files import atomic_write
+from trainworks.seeding import derive
+from trainworks.threads import choose_threads
+
+
+def resolve_device(name: str) -> str:
+    """ "cpu" or "cuda" for "auto" (a GPU where TensorFlow sees one), "cpu" or "cuda"; "cpu" hides the GPUs.
+
+    Raises:
+        UserError: CUDA was asked for and is not there, or the name is another.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f'--device is auto, cpu or cuda, not "{name}"')
+    available = bool(tf.config.list_physical_devices("GPU"))
+    if name == "cuda" and not available:
+        raise UserError("--device cuda: TensorFlow sees no GPU here; use --device cpu")
+    if name == "cpu" and available:
+        tf.config.set_visible_devices([], "GPU")
+    return "cuda" if name != "cpu" and available else "cpu"
+
+
+def set_threads(threads: int | None = None) -> int:
+    """Set TensorFlow's compute threads, as `choose_threads` says, and return their number.
+
+    TensorFlow takes them once, before its first operation; a later call in the same process changes nothing.
+    """
+    threads = choose_threads(threads)
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        return tf.config.threading.get_intra_op_parallelism_threads()
+    return threads
+
+
+def seed_keras(seed: int, *names: str | int) -> None:
+    """Reseed Python's, NumPy's and TensorFlow's global generators for the stream called `names`, and ask for
+    operations that give the same bits on each run."""
+    keras.utils.set_random_seed(derive(seed, *names) % 2**32)
+    tf.config.experimental.enable_op_determinism()
+
+
+def save_weights(path: str | Path, model: Any) -> None:
+    """Publish a model's weights, and with a compiled model its optimizer's state, as `.weights.h5`."""
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name.removesuffix('.weights.h5')}.unfinished.weights.h5")
+    try:
+        model.save_weights(unfinished)
+        atomic_write(path, unfinished.read_bytes())
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def load_weights(path: str | Path, model: Any) -> None:
+    """Load what `save_weights` wrote into a built model of the same architecture; a compiled one gets its optimizer's
+    state too.
+
+    Raises:
+        UserError: no such file, a damaged file, or weights of another architecture.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"no weights at {path}")
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)  # else Keras would leave its state out
+    try:
+        model.load_weights(path)
+    except OSError as error:
+        raise UserError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from None
+    except (ValueError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path} holds weights of another model: {reason}") from None
