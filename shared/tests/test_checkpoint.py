@@ -181,3 +181,10 @@ def test_a_checkpoint_that_is_to_be_kept_is_never_pruned(tmp_path: Path) -> None
     for step, loss in enumerate([0.5, 0.3, 0.4, 0.2, 0.9], start=1):
         book.publish(step, writes("weights"), {"metrics": {"valid/loss": loss}, "keep": step == 3})
     assert names(tmp_path) == ["best", "last", "step_000003", "step_000004", "step_000005"]
+
+
+def test_of_equals_the_tie_break_decides_and_then_the_earlier_one(tmp_path: Path) -> None:
+    book = Checkpoints(tmp_path, monitor="accuracy", mode="max", tie_break="loss")
+    for step, (accuracy, loss) in enumerate([(0.9, 0.1), (1.0, 0.3), (1.0, 0.2), (1.0, 0.2)], start=1):
+        book.publish(step, writes("weights"), {"metrics": {"accuracy": accuracy, "loss": loss}})
+    assert os.readlink(tmp_path / "best") == "step_000003"

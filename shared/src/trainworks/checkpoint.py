@@ -32,6 +32,7 @@ class Checkpoints:
         monitor: the metric's name in the "metrics" of each meta; without one `best` follows `last`.
             A checkpoint whose metric is absent or not finite is never among the best.
         mode: "min" if lower is better, "max" if higher is.
+        tie_break: a metric that decides between equals, lower is better; without one the earlier checkpoint is better.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class Checkpoints:
         top_k: int = 1,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
+        tie_break: str | None = None,
     ) -> None:
         self.directory = Path(directory)
-        self.keep, self.top_k, self.monitor, self.mode = keep, top_k, monitor, mode
+        self.keep, self.top_k, self.monitor, self.mode, self.tie_break = keep, top_k, monitor, mode, tie_break
         self._recovered = False
 
     def publish(self, step: int, write: Callable[[Path], None], meta: Mapping[str, Any]) -> Path:
@@ -140,13 +142,14 @@ class Checkpoints:
                 shutil.rmtree(doomed, ignore_errors=True)
 
     def _best(self) -> list[Path]:
-        """At most `top_k` checkpoints, best first; of equals the earlier one."""
+        """At most `top_k` checkpoints, best first."""
         scored = []
         for path in self._published():
-            value = (_read_meta(path).get("metrics") or {}).get(self.monitor)
-            if isinstance(value, int | float) and math.isfinite(value):
-                scored.append((value if self.mode == "min" else -value, path))
-        return [path for _, path in sorted(scored, key=lambda pair: pair[0])[: self.top_k]]
+            metrics = _read_meta(path).get("metrics") or {}
+            value, tie = (_finite(metrics.get(name)) for name in (self.monitor, self.tie_break))
+            if value is not None:
+                scored.append((value if self.mode == "min" else -value, math.inf if tie is None else tie, path))
+        return [path for *_, path in sorted(scored, key=lambda entry: entry[:2])[: self.top_k]]
 
     def _published(self) -> list[Path]:
         """Published folders, oldest step first."""
@@ -171,6 +174,10 @@ class Checkpoints:
         link.symlink_to(target.name)
         os.replace(link, self.directory / pointer)
         fsync_directory(self.directory)
+
+
+def _finite(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _step_in(path: Path) -> int:
