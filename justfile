@@ -8,7 +8,7 @@ default:
 
 # Make .venv with every package of the workspace.
 sync:
-    uv sync --all-packages --quiet
+    uv sync --all-packages --all-extras --quiet
 
 # Run the tests; arguments go to pytest.
 test *args: sync
@@ -58,6 +58,14 @@ accept-schedules DATA TARGET *args: sync
 # Peak memory of training on 50,000 x 15 and of sampling a million rows.
 accept-limits *args: sync
     {{ run }} python tools/limits_tabular.py --out runs/accept-limits {{ args }}
+
+# The figures of qa-train's README: both models and presets, three seeds, beside the shortcuts.
+accept-stories *args: sync
+    {{ run }} python tools/accept_stories.py --out runs/accept-stories {{ args }}
+
+# Training throughput of qa-train's Transformer beside the Hugging Face Trainer.
+bench-stories *args: sync
+    {{ run }} --with accelerate python tools/bench_stories.py {{ args }}
 
 # Rewrite what is generated: the command references in the READMEs and each tool's constraints.txt.
 docs: sync

@@ -23,6 +23,7 @@ class Tool:
 
 TOOLS = [
     Tool("disc-train", "disc_train", ("train", "builtin:fair", "--out")),
+    Tool("qa-train", "qa_train", ("train", "data", "--out")),
 ]
 
 
