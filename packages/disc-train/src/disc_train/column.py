@@ -242,19 +242,6 @@ class Column:
             weight[self.rare] = (self.rare_counts * rare).sum() / self.rare_counts.sum()
         return Allowed(weight, pieces, rare)
 
-    def numbers(self, cells: np.ndarray) -> np.ndarray:
-        """(N,) float64: numbers and codes as they are, categories as their token, -1 for an unknown one.
-
-        Missing cells, and markers in a numeric column, are NaN.
-        """
-        distinct = list(dict.fromkeys(cells.tolist()))
-        if self.numeric:
-            number = {cell: np.nan if (value := self.parse(cell)) is None else value for cell in distinct}
-        else:
-            known = self._token_of_rare | self.token_of
-            number = {cell: np.nan if cell is None else float(known.get(cell, -1)) for cell in distinct}
-        return np.fromiter(map(number.__getitem__, cells.tolist()), dtype=np.float64, count=len(cells))
-
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,

@@ -166,15 +166,6 @@ class Schema:
         cells = [column.decode(codes[:, c], rng, allowed.get(c)) for c, column in enumerate(self.columns)]
         return Table(self.names, cells, frozenset(column.name for column in self.columns if column.text))
 
-    def numeric_view(self, table: Table) -> np.ndarray:
-        """(N, C) float64 for classifiers.
-
-        Numbers and special codes are themselves, dates their ordinal day, categories and booleans their token
-        (-1 if unknown); missing cells, and markers in numeric columns, are NaN.
-        """
-        views = [column.numbers(table.column(column.name)) for column in self.columns]
-        return np.column_stack(views) if views else np.empty((len(table), 0))
-
     def validate(self, table: Table) -> list[tuple[int, str, str]]:
         """Cells that cannot stand in their column, as (row from 0, column, reason).
 
