@@ -41,7 +41,7 @@ class NetworkConfig(Recipe):
 class TrainingConfig(Recipe):
     """The loop, of either framework."""
 
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(12, ge=1)
     """Passes over the training stories, at most."""
     batch_size: int = Field(64, ge=1)
     """Stories a batch."""
@@ -88,5 +88,5 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": {"architecture": "baseline", "dim": 128, "num_heads": 4, "dropout": 0.1},
         "training": {"learning_rate": 1e-3},
     },
-    "babi": {"training": {"epochs": 60, "batch_size": 32}},
+    "babi": {"network": {"dim": 32}, "training": {"epochs": 40, "batch_size": 32, "learning_rate": 4e-3}},
 }

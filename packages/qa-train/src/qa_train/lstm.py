@@ -21,9 +21,9 @@ NUM_DIRECTIONS = 4
 NEVER = -1e4
 WORD_NORM, MATCH_BIAS = 4.0, -2.0
 """At first, equal words match with odds e^14 to 1, and sentences that are not read apart yet now and then."""
-BIAS_RATE = 10.0
-"""The bias learns this much faster than other weights: it has to travel from where all can still be learned to where
-even a hundred unrelated sentences don't add up to a match."""
+HARDNESS = 4.0
+"""Scores of matches are multiplied by this when questions are answered. Learning needs soft matches for its gradients;
+but a chance of a few percent for each of a hundred unrelated sentences would hide the one that does match."""
 
 
 def normal(deviation: float) -> keras.initializers.Initializer:
@@ -150,7 +150,7 @@ class PointerLSTM(CheckedModel):
         self.sentence = layers.Dense(D)
         self.about, self.refers_to = RoleReader(1, config), RoleReader(1, config)
         self.question_roles = RoleReader(NUM_ASKED, config)
-        bias = keras.initializers.Constant(MATCH_BIAS / BIAS_RATE)
+        bias = keras.initializers.Constant(MATCH_BIAS)
         self.match_scale = self.add_weight(shape=(), initializer="ones", name="match_scale")
         self.match_bias = self.add_weight(shape=(), initializer=bias, name="match_bias")
         self.reference_lstm = ReferenceLSTM(D)
@@ -158,7 +158,7 @@ class PointerLSTM(CheckedModel):
         self.question, self.found = layers.Dense(D), layers.Dense(D)
         self.hidden, self.answer = layers.Dense(4 * D, activation="relu"), layers.Dense(1, name="answer_head")
 
-    def call(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """By name: logits "answer" of yes (B, 1) and "direction" of each sentence's subject (B, S, 4); and "match", how
         probable a match is, mean over each story's pairs (B, 1)."""
         story_BSW, question_BQ = inputs["story"], inputs["question"]
@@ -171,7 +171,7 @@ class PointerLSTM(CheckedModel):
             [self.refers_to(words_BSWD, is_word)[:, :, 0], self.question_roles(words_BQD, is_question_word)], 1
         )
         about_BSD = self.about(words_BSWD, is_word)[:, :, 0]
-        weights_BNS, match_B1 = self._attention(referred_BND, about_BSD, ops.any(is_word, 2))
+        weights_BNS, match_B1 = self._attention(referred_BND, about_BSD, ops.any(is_word, 2), training)
         states = self.reference_lstm(x_BSD, weights_BNS[:, :S])
         hidden = states[..., :D]
         found = self.found(ops.matmul(weights_BNS[:, S:], hidden))
@@ -180,9 +180,9 @@ class PointerLSTM(CheckedModel):
         answer = self.answer(self.hidden(agreements(found[:, 0], found[:, 1], question)))
         return {"answer": answer, "direction": self.direction(hidden), "match": match_B1}
 
-    def _attention(self, referred_BND: Any, about_BSD: Any, is_sentence_BS: Any) -> tuple[Any, Any]:
+    def _attention(self, referred_BND: Any, about_BSD: Any, is_sentence_BS: Any, training: bool) -> tuple[Any, Any]:
         score = ops.matmul(referred_BND, ops.swapaxes(about_BSD, 1, 2)) * self.match_scale
-        score = score + self.match_bias * BIAS_RATE
+        score = (score + self.match_bias) * (1.0 if training else HARDNESS)
         place = ops.arange(ops.shape(referred_BND)[1])
         allowed = place[: ops.shape(about_BSD)[1]] < ops.expand_dims(place, 1)
         allowed = ops.logical_and(allowed, ops.expand_dims(is_sentence_BS, 1))

@@ -20,9 +20,9 @@ NUM_DIRECTIONS = 4
 NEVER = -1e4
 WORD_NORM, MATCH_BIAS = 4.0, -2.0
 """At first, equal words match with odds e^14 to 1, and sentences that are not read apart yet now and then."""
-BIAS_RATE = 10.0
-"""The bias learns this much faster than other weights: it has to travel from where all can still be learned to where
-even a hundred unrelated sentences don't add up to a match."""
+HARDNESS = 4.0
+"""Scores of matches are multiplied by this when questions are answered. Learning needs soft matches for its gradients;
+but a chance of a few percent for each of a hundred unrelated sentences would hide the one that does match."""
 
 
 class RoleReader(nn.Module):
@@ -98,7 +98,7 @@ class PointerTransformer(nn.Module):
         self.asked = nn.Linear(D, D)
         self.about, self.refers_to = RoleReader(H, config), RoleReader(H, config)
         self.match_scale = nn.Parameter(torch.ones(H, 1, 1))
-        self.match_bias = nn.Parameter(torch.full((H, 1, 1), MATCH_BIAS / BIAS_RATE))
+        self.match_bias = nn.Parameter(torch.full((H, 1, 1), MATCH_BIAS))
         self.update = nn.Sequential(nn.Linear((1 + H) * D, 4 * D), nn.ReLU(), nn.Linear(4 * D, D), nn.LayerNorm(D))
         self.gate = nn.Linear((2 + H) * D, 1)
         self.direction = nn.Linear(D, NUM_DIRECTIONS)
@@ -132,7 +132,7 @@ class PointerTransformer(nn.Module):
         score = torch.einsum("bnhd,bshd->bhns", referred_BNHD, about_BSHD).float()
         place = torch.arange(score.shape[2], device=score.device)
         allowed = (place[: score.shape[3]] < place[:, None]) & is_sentence_BS[:, None, None]
-        score = score * self.match_scale + self.match_bias * BIAS_RATE
+        score = (score * self.match_scale + self.match_bias) * (1.0 if self.training else HARDNESS)
         match = (torch.sigmoid(score) * allowed).mean(1).sum((1, 2)) / allowed.sum((1, 2, 3))
         return nearest_match(score, allowed).to(about_BSHD.dtype), match
 
