@@ -4,7 +4,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=3, help="moments at which a training is killed in test_resume.py")
+    parser.addoption("--kills", type=int, default=2, help="moments at which a training is killed, then resumed")
 
 
 @pytest.fixture(scope="session")

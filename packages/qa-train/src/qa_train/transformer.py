@@ -125,7 +125,8 @@ class PointerTransformer(nn.Module):
             state_BND = torch.lerp(state_BND, self.update(torch.cat([x_BND, found], -1)), gate)
         num_words = (question_BQ != 0).sum(1, keepdim=True)
         question = self.question(words_BQD.sum(1) / num_words)
-        answer = self.answer(agreements(*self.found(state_BND[:, S:]).unbind(1), question))
+        first, second = self.found(state_BND[:, S:]).unbind(1)
+        answer = self.answer(agreements(first, second, question))
         return answer.squeeze(1), self.direction(state_BND[:, :S]), match_B
 
     def _attention(self, referred_BNHD: Tensor, about_BSHD: Tensor, is_sentence_BS: Tensor) -> tuple[Tensor, Tensor]:
