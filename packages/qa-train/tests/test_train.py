@@ -162,3 +162,14 @@ def test_an_interrupt_keeps_the_last_finished_epoch(stories, recipe_file, tmp_pa
     assert "--resume" in process.stderr.read()
     assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
     assert json.loads((out / "checkpoints" / "last" / "meta.json").read_text())["epoch"] >= 1
+
+
+@pytest.mark.parametrize("model", ["transformer", "lstm"])
+def test_the_baseline_trains_and_logs_the_same_metrics_as_the_pointer(model, run, stories, tmp_path, qa_train):
+    options = ["--model", model, "--preset", "baseline", "--epochs", 1, "--threads", 1]
+    ended = qa_train("train", stories, *options, "--set", "network.dim=16", "--out", tmp_path / "run")
+    assert ended.status == 0, ended.err
+    (line,) = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert line.keys() == read_metrics(run / "metrics.jsonl")[0].keys()
+    assert line["metrics/train/direction_loss"] is None
+    assert line["metrics/train/loss"] > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,14 +173,14 @@ class EndOfEpoch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.loop.step += 1
-        self.bar.advance(1, f"loss {logs['answer_bce']:.3f}")
+        self.bar.advance(1, f"loss {answer_metric(logs, 'bce'):.3f}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.loop.epoch = epoch + 1
         evaluation = self.trainer.evaluate(self.model, self.val_data, self.metadata_val)
         train = {
-            "loss": logs["answer_bce"],
-            "accuracy": logs["answer_accuracy"],
+            "loss": answer_metric(logs, "bce"),
+            "accuracy": answer_metric(logs, "accuracy"),
             "direction_loss": logs.get("direction_loss", math.nan),
             "grad_norm": logs["grad_norm"],
         }
@@ -189,6 +189,11 @@ class EndOfEpoch(keras.callbacks.Callback):
 
     def _write(self, folder: Path) -> None:
         core.save_weights(folder / self.loop.weights_name(".weights.h5"), self.model)
+
+
+def answer_metric(logs: Mapping[str, float], name: str) -> float:
+    """A metric of the answer: Keras puts the output's name before it where there are several outputs."""
+    return logs[f"answer_{name}" if f"answer_{name}" in logs else name]
 
 
 def compile_model(model: keras.Model, network: NetworkConfig, config: TrainingConfig) -> None:
