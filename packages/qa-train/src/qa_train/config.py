@@ -45,7 +45,7 @@ class TrainingConfig(Recipe):
     """Passes over the training stories, at most."""
     batch_size: int = Field(64, ge=1)
     """Stories a batch."""
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(4e-3, gt=0)
     """Peak step size of Adam: linear warm-up over the first tenth of all steps, then cosine decay to 3 %."""
     clip_norm: float = Field(1.0, gt=0)
     """Bound on the norm of the gradient."""
@@ -88,5 +88,5 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": {"architecture": "baseline", "dim": 128, "num_heads": 4, "dropout": 0.1},
         "training": {"learning_rate": 1e-3},
     },
-    "babi": {"network": {"dim": 32}, "training": {"epochs": 40, "batch_size": 32, "learning_rate": 4e-3}},
+    "babi": {"network": {"dim": 32}, "training": {"epochs": 40, "batch_size": 32}},
 }
