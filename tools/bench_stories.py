@@ -33,6 +33,8 @@ from trainworks.metrics import MetricsWriter
 from trainworks.run import Run
 from trainworks.signals import StopFlag
 
+CONFIG = TrainingConfig()
+
 
 class WithLoss(nn.Module):
     """The network as the Hugging Face Trainer wants it: it returns its loss."""
@@ -42,9 +44,9 @@ class WithLoss(nn.Module):
         self.network = network
 
     def forward(self, story: torch.Tensor, question: torch.Tensor, label: torch.Tensor, direction: Any) -> Any:
-        logit, directions = self.network(story, question)
-        loss = nn.functional.binary_cross_entropy_with_logits(logit, label) + direction_loss(directions, direction)
-        return {"loss": loss}
+        logit, directions, match = self.network(story, question)
+        loss = nn.functional.binary_cross_entropy_with_logits(logit, label) + CONFIG.match_weight * match.mean()
+        return {"loss": loss + direction_loss(directions, direction) / (direction >= 0).sum()}
 
 
 def collate(rows: list[Encoded]) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def train_theirs(network: nn.Module, data: Encoded, batch_size: int, folder: Pat
         str(folder),
         per_device_train_batch_size=batch_size,
         num_train_epochs=1,
-        learning_rate=2e-3,
+        learning_rate=CONFIG.learning_rate,
         optim="adamw_torch",
         train_sampling_strategy="random",
         save_strategy="no",

@@ -88,7 +88,7 @@ def test_predict_answers_every_question_in_its_order(run, stories, qa_train):
 
 
 def test_fail_under_decides_the_exit_status(run, stories, qa_train):
-    assert qa_train("evaluate", run, stories / "valid.jsonl", "--fail-under", 1.01).status == 1
+    assert qa_train("evaluate", run, stories / "valid.jsonl", "--fail-under", 1.0).status == 1
     ended = qa_train("evaluate", run, stories / "valid.jsonl", "--fail-under", 0.01)
     assert ended.status == 0
     assert "EVALUATION RESULTS BY CATEGORY:\n  - dense/noun_2: Accuracy=" in ended.out
@@ -130,9 +130,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(model, stories,
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
 
 
-@pytest.mark.parametrize("model", ["transformer", "lstm"])
-def test_killed_and_resumed_a_run_ends_with_the_same_bits(model, stories, recipe_file, tmp_path, kills):
+@pytest.mark.parametrize(
+    ("model", "architecture"), [("transformer", "pointer"), ("lstm", "pointer"), ("lstm", "baseline")]
+)
+def test_killed_and_resumed_a_run_ends_with_the_same_bits(model, architecture, stories, recipe_file, tmp_path, kills):
     options = ["--model", model, "--config", recipe_file, "--threads", 1, "--epochs", kills + 2]
+    options += ["--set", f"network.architecture={architecture}", "--set", "network.dropout=0.1"]
     unbroken, broken = tmp_path / "a" / "run", tmp_path / "b" / "run"
     ended = start("train", stories, *options, "--out", unbroken)
     assert ended.wait(300) == 0, ended.stderr.read()
@@ -173,3 +176,23 @@ def test_the_baseline_trains_and_logs_the_same_metrics_as_the_pointer(model, run
     assert line.keys() == read_metrics(run / "metrics.jsonl")[0].keys()
     assert line["metrics/train/direction_loss"] is None
     assert line["metrics/train/loss"] > 0
+
+
+def test_quiet_training_says_nothing_at_all(stories, tmp_path):
+    options = ["--epochs", 1, "--set", "network.dim=16", "--threads", 1, "--quiet", "--tracker", "neptune"]
+    process = start("train", stories, "--model", "lstm", *options, "--out", tmp_path / "run")
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out, err) == (0, f"{tmp_path / 'run'}\n", "")
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(stories, tmp_path, qa_train):
+    norms = []
+    for parts in (1, 4):
+        out = tmp_path / str(parts)
+        options = ["--epochs", 1, "--set", "training.batch_size=336", "--grad-accum", parts, "--threads", 1]
+        ended = qa_train("train", stories, *options, "--set", "network.dim=16", "--out", out)
+        assert ended.status == 0, ended.err
+        norms.append(
+            [read_metrics(out / "metrics.jsonl")[0][f"metrics/train/{name}"] for name in ("grad_norm", "loss")]
+        )
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)

@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-os.environ["KERAS_BACKEND"] = "tensorflow"
-# TensorFlow's notes on GPUs that aren't there are no news to the user; what fails is still raised.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import keras
-import tensorflow as tf
 
 from trainworks.console import UserError
 from trainworks.files import atomic_write
 from trainworks.seeding import derive
 from trainworks.threads import choose_threads
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """TensorFlow's C++ side writes notes on GPUs that aren't there straight to file descriptor 2, before any setting of
+    its own is read. They are shown only if what follows fails."""
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(shown, kept.read())
+            raise
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+
+
+with _without_chatter():
+    import keras
+    import tensorflow as tf
+
+    tf.config.list_physical_devices()
 
 
 def resolve_device(name: str) -> str:

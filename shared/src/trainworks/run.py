@@ -229,12 +229,13 @@ def _environment(tool: str, device: str, threads: int) -> dict[str, Any]:
 
 
 def _library_versions(tool: str) -> dict[str, str]:
-    """Versions of what the tool's distribution requires directly, read without importing anything."""
+    """Versions of what the tool's distribution and its extras require directly and is installed, read without
+    importing anything."""
     versions: dict[str, str] = {}
     with contextlib.suppress(metadata.PackageNotFoundError):
         for requirement in metadata.requires(tool) or []:
             name = re.match(r"[\w.-]+", requirement)
-            if name and "extra ==" not in requirement:
+            if name:
                 with contextlib.suppress(metadata.PackageNotFoundError):
                     versions[name.group()] = metadata.version(name.group())
     return versions

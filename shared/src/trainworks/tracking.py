@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import math
 import os
 import sys
@@ -105,6 +106,7 @@ class _Neptune:
             import neptune
             from neptune.utils import stringify_unsupported
 
+            logging.getLogger("neptune").setLevel(logging.WARNING)  # it would invite to an app that is closed
             self._run = neptune.init_run(
                 project=f"offline/{run.record['tool']}",
                 mode="offline",

@@ -33,7 +33,7 @@ def main_options(
 @app.command(short_help="Make the built-in stories.")
 def make_stories(
     out: Annotated[Path, typer.Option(help="Data directory to make.")],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same stories.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same stories.")] = 0,
     directions: Annotated[int, typer.Option(help="4, or 2 for north and south alone.")] = 4,
     category: Annotated[
         list[str] | None,
@@ -198,7 +198,7 @@ def evaluate(
     else:
         print(console_report(evaluation, f"{run} on {data}", shortcuts))
     accuracy = evaluation.overall["accuracy"]
-    if fail_under is not None and accuracy < fail_under:
+    if fail_under is not None and not accuracy >= fail_under:  # NaN is never reached
         raise AnswerNo(f"accuracy {accuracy:.4f} is under {fail_under:g}")
 
 

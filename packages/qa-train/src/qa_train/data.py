@@ -13,7 +13,7 @@ import sys
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,6 +26,7 @@ from trainworks.seeding import rng
 
 SCHEMA = 1
 MAX_SENTENCES = 1000
+MAX_COUNT = 1_000_000
 """Sentences of a story, at most."""
 
 _DATA_JSON = "data.json"
@@ -48,6 +49,7 @@ class Example:
         answer: "yes" or "no"; "" where it is not known.
         num_sentences: len(story).
         hops: two-actor sentences that the answer depends on; None where nobody knows.
+        line: of the file that it was read from, for errors; 0 if it was not read.
     """
 
     id: str
@@ -58,6 +60,13 @@ class Example:
     num_actors: int
     num_sentences: int
     hops: int | None
+    line: int = field(default=0, compare=False)
+
+    def record(self) -> dict[str, Any]:
+        """What is written of it; an answer that is not known becomes null."""
+        record = asdict(self)
+        del record["line"]
+        return {**record, "answer": self.answer or None}
 
 
 @dataclass(frozen=True)
@@ -132,10 +141,7 @@ def read_examples(path: str | Path, *, need_answers: bool = True) -> list[Exampl
 
 def write_examples(examples: Iterable[Example], to: str | Path | TextIO) -> None:
     """Write JSON Lines, a file whole or not at all; an answer that is not known becomes null."""
-    lines = (
-        json.dumps({**asdict(example), "answer": example.answer or None}, ensure_ascii=False) + "\n"
-        for example in examples
-    )
+    lines = (json.dumps(example.record(), ensure_ascii=False) + "\n" for example in examples)
     if isinstance(to, str | Path):
         atomic_write(to, "".join(lines))
     else:
@@ -239,6 +245,7 @@ def _example(record: Record, line: int, at: str, need_answers: bool) -> Example:
         num_actors=num_actors,
         num_sentences=len(story),
         hops=num_hops,
+        line=line,
     )
 
 
@@ -270,10 +277,10 @@ def _text(value: Any, what: str, at: str) -> str:
 
 
 def _answer(value: Any, at: str, needed: bool) -> str:
-    if value is None or value == "":
-        if needed:
-            raise UserError(f"{at}: the answer is missing; it is yes or no")
+    if not needed:
         return ""
+    if value is None or value == "":
+        raise UserError(f"{at}: the answer is missing; it is yes or no")
     answer = value.strip().lower() if isinstance(value, str) else value
     if answer not in ("yes", "no"):
         raise UserError(f"{at}: the answer is {json.dumps(value, ensure_ascii=False)[:40]}; it must be yes or no")
@@ -287,9 +294,9 @@ def _id(value: Any, at: str) -> str:
 
 
 def _count(value: Any, key: str, at: str) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT):
         return value
-    raise UserError(f'{at}: "{key}" is {json.dumps(value)[:40]}; a whole number from 0 on was wanted')
+    raise UserError(f'{at}: "{key}" is {json.dumps(value)[:40]}; a whole number from 0 to {MAX_COUNT:,} was wanted')
 
 
 def _type_name(value: Any) -> str:

@@ -93,19 +93,23 @@ def encode(examples: Sequence[Example], vocabulary: Vocabulary, source: str, max
     index = vocabulary.index()
     numbers: dict[str, list[int]] = {}
 
+    def place(example: Example) -> str:
+        return f"{source}, line {example.line}" if example.line else f"{source}, id {example.id}"
+
     def number(example: Example, text: str) -> list[int]:
         if text not in numbers:
             words = words_of(text)
             unknown = next((word for word in words if word not in index), None)
             if unknown is not None:
                 raise UserError(
-                    f'{source}, id {example.id}: the model does not know the word "{unknown}" in "{text}"; '
+                    f'{place(example)}: the model does not know the word "{unknown}" in "{text[:60]}"; '
                     "it knows the words of its training stories"
                 )
-            if not 0 < len(words) <= max_words:
+            if not words:
+                raise UserError(f'{place(example)}: "{text[:60]}" has no words')
+            if len(words) > max_words:
                 raise UserError(
-                    f'{source}, id {example.id}: "{text[:60]}" has {len(words)} words; 1 to {max_words} can be read '
-                    "(network.max_words)"
+                    f'{place(example)}: "{text[:60]}" has {len(words)} words, and network.max_words is {max_words}'
                 )
             numbers[text] = [index[word] for word in words]
         return numbers[text]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from qa_train.metrics import Evaluation
 from qa_train.trainer import Loop, ModelTrainer, score
 from trainworks import keras as core
 from trainworks.console import Bar, NonFinite, progress
+from trainworks.seeding import derive
 
 import keras  # isort: skip
 import tensorflow as tf  # isort: skip
@@ -33,15 +34,9 @@ READING_BATCH = 256
 class LSTMTrainer(ModelTrainer):
     """Trains `lstm.PointerLSTM` or `lstm.BaselineLSTM`."""
 
-    def __init__(
-        self,
-        network: NetworkConfig,
-        loop: Loop | None = None,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
-    ):
-        """`callbacks` hear of each epoch with all metrics under their tracked names."""
+    def __init__(self, network: NetworkConfig, loop: Loop | None = None):
         super().__init__(loop)
-        self.network, self.callbacks = network, callbacks
+        self.network = network
         self._asked: keras.Model | None = None
 
     def train(
@@ -62,8 +57,8 @@ class LSTMTrainer(ModelTrainer):
             self.load(model, folder)
         total = epochs * -(-len(train_data) // hyperparams.batch_size)
         with progress(total, "training", start=loop.step) as bar:
-            end_of_epoch = EndOfEpoch(self, loop, val_data, metadata_val, hyperparams, total, bar)
-            callbacks = [end_of_epoch, *self.callbacks]
+            knows_directions = bool((train_data.direction != UNKNOWN_DIRECTION).any())
+            end_of_epoch = EndOfEpoch(self, loop, val_data, metadata_val, hyperparams, total, knows_directions, bar)
             if not end_of_epoch.is_over():
                 try:
                     model.fit(
@@ -71,7 +66,7 @@ class LSTMTrainer(ModelTrainer):
                         initial_epoch=loop.epoch,
                         epochs=epochs,
                         shuffle=False,  # the batches are shuffled already
-                        callbacks=callbacks,
+                        callbacks=[end_of_epoch],
                         verbose=0,
                     )
                 except tf.errors.InvalidArgumentError as error:
@@ -154,9 +149,12 @@ class EndOfEpoch(keras.callbacks.Callback):
         metadata_val: Metadata,
         config: TrainingConfig,
         total: int,
+        knows_directions: bool,
         bar: Bar,
     ):
+        """`total` is of steps; `knows_directions`, whether the training stories have any for the auxiliary loss."""
         super().__init__()
+        self.knows_directions = knows_directions
         self.trainer, self.loop, self.config, self.total, self.bar = trainer, loop, config, total, bar
         self.val_data, self.metadata_val = val_data, metadata_val
 
@@ -169,7 +167,14 @@ class EndOfEpoch(keras.callbacks.Callback):
         rate = learning_rate(self.config.learning_rate, self.loop.step, self.total)
         self.model.optimizer.learning_rate.assign(rate)
         if batch == 0:
-            core.seed_keras(self.loop.seed, "dropout", self.loop.epoch)
+            self._seed_dropout()
+
+    def _seed_dropout(self) -> None:
+        """Masks follow from seed and epoch: a layer's own generator is in no checkpoint."""
+        for layer in self.model.layers:
+            if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
+                state = derive(self.loop.seed, "dropout", self.loop.epoch)
+                layer.seed_generator.state.assign([state % 2**32, state >> 32])
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.loop.step += 1
@@ -181,7 +186,7 @@ class EndOfEpoch(keras.callbacks.Callback):
         train = {
             "loss": answer_metric(logs, "bce"),
             "accuracy": answer_metric(logs, "accuracy"),
-            "direction_loss": logs.get("direction_loss", math.nan),
+            "direction_loss": logs.get("direction_loss", math.nan) if self.knows_directions else math.nan,
             "grad_norm": logs["grad_norm"],
         }
         logs.update(self.loop.end_epoch(train, evaluation, self.config, self._write))

@@ -18,6 +18,7 @@ What a run's log holds, and `neptune_import` reads:
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import sys
@@ -143,6 +144,7 @@ def _offline_run(folder: Path, tool: str) -> Any:
     try:
         import neptune
 
+        logging.getLogger("neptune").setLevel(logging.WARNING)  # it would invite to an app that is closed
         return neptune.init_run(
             project=f"offline/{tool}",
             mode="offline",

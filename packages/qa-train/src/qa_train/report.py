@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +154,7 @@ def _misclassified(
     wrong = np.flatnonzero(predicted != gold)
     for place in wrong[np.argsort(-confidence[wrong], kind="stable")]:
         yield {
-            **asdict(examples[place]),
+            **examples[place].record(),
             "predicted": "yes" if predicted[place] else "no",
             "probability": float(probabilities[place]),
             "confidence": float(confidence[place]),

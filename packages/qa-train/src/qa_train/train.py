@@ -62,7 +62,8 @@ def start_run(
     recipe = resolved.recipe
     require_framework(recipe.model)
     check_tracker(tracker)
-    files = [split_file(data, name) for name in ("train", "valid")]
+    # Absolute, so that --resume works from any directory.
+    files = [split_file(data.resolve(), name) for name in ("train", "valid")]
     examples = read_examples(str(files[0]))
     vocabulary = Vocabulary.of(examples)
     splits = [read_split(file, vocabulary, recipe) for file in files]
@@ -254,8 +255,7 @@ def build_trainer(recipe: TrainRecipe, device: str, loop: Loop | None = None) ->
     if recipe.model == "lstm":
         from qa_train.lstm_trainer import LSTMTrainer
 
-        logger = loop.logger if loop is not None else None
-        return LSTMTrainer(recipe.network, loop, [logger] if is_callback(logger) else [])
+        return LSTMTrainer(recipe.network, loop)
     from qa_train.transformer_trainer import TransformerTrainer
 
     return TransformerTrainer(recipe.network, loop, device, recipe.precision, recipe.grad_accum)
@@ -298,8 +298,3 @@ def open_logger(tracker: str, model: str, run: Run) -> EpochLogger | None:
     from qa_train.neptune_log import TransformerNeptuneLogger
 
     return TransformerNeptuneLogger(run)
-
-
-def is_callback(logger: EpochLogger | None) -> bool:
-    """Whether Keras' `fit` can call it."""
-    return hasattr(logger, "on_train_batch_end")

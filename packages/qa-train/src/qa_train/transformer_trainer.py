@@ -85,6 +85,8 @@ class TransformerTrainer(ModelTrainer):
                     bar.advance(1, f"loss {values['loss']:.3f}")
                 loop.epoch += 1
                 train = {name: total / len(train_data) for name, total in totals.items()}
+                if self.network.architecture == "baseline" or (train_data.direction == UNKNOWN_DIRECTION).all():
+                    train["direction_loss"] = math.nan
                 evaluation = self.evaluate(model, val_data, metadata_val)
                 loop.end_epoch(train, evaluation, hyperparams, write)
         folder, meta = loop.checkpoints.load("best")
@@ -99,23 +101,23 @@ class TransformerTrainer(ModelTrainer):
         model.train()
         optimizer.zero_grad()
         values = dict.fromkeys(("loss", "accuracy", "direction_loss"), 0.0)
+        known = max(1, int((batch.direction != UNKNOWN_DIRECTION).sum()))
         for part in np.array_split(np.arange(len(batch)), min(self.grad_accum, len(batch))):
             data = batch.take(part)
             label = torch.as_tensor(data.label, device=self.device)
             with self._autocast():
                 logit, direction, match = model(*self._inputs(data))
-            losses = {
-                "loss": nn.BCEWithLogitsLoss()(logit.float(), label),
-                "direction_loss": direction_loss(direction, data.direction),
-            }
             share = len(part) / len(batch)
-            total = losses["loss"] + config.direction_weight * torch.nan_to_num(losses["direction_loss"])
-            if match is not None:
-                total = total + config.match_weight * match.mean()
-            (total * share).backward()
-            right = ((logit > 0) == (label > 0.5)).float().mean()
-            for name, value in {**losses, "accuracy": right}.items():
-                values[name] += value.item() * share
+            losses = {"loss": nn.BCEWithLogitsLoss()(logit.float(), label) * share}
+            total = losses["loss"]
+            if direction is not None:
+                losses["direction_loss"] = direction_loss(direction, data.direction) / known
+                total = total + config.direction_weight * losses["direction_loss"]
+                total = total + config.match_weight * share * match.mean()
+            total.backward()
+            losses["accuracy"] = ((logit > 0) == (label > 0.5)).float().mean() * share
+            for name, value in losses.items():
+                values[name] += value.item()
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         last = self.loop.run.checkpoints_path / "last"
         for name, value in (("loss", values["loss"]), ("gradient norm", norm)):
@@ -153,9 +155,8 @@ class TransformerTrainer(ModelTrainer):
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
-def direction_loss(logits_BSD: Tensor | None, direction_BS: np.ndarray) -> Tensor:
-    """Mean cross-entropy (nats) of the sentences' directions that are known; NaN where none is or was guessed."""
-    if logits_BSD is None or (direction_BS == UNKNOWN_DIRECTION).all():
-        return torch.tensor(math.nan)
-    target = torch.as_tensor(direction_BS, dtype=torch.int64, device=logits_BSD.device)
-    return F.cross_entropy(logits_BSD.float().flatten(0, 1), target.flatten(), ignore_index=UNKNOWN_DIRECTION)
+def direction_loss(logits_BSD: Tensor, direction_BS: np.ndarray) -> Tensor:
+    """Summed cross-entropy (nats) of the sentences' directions that are known."""
+    target = torch.as_tensor(direction_BS, dtype=torch.int64, device=logits_BSD.device).flatten()
+    logits = logits_BSD.float().flatten(0, 1)
+    return F.cross_entropy(logits, target, ignore_index=UNKNOWN_DIRECTION, reduction="sum")
