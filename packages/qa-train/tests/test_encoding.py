@@ -64,7 +64,7 @@ def test_an_unknown_actor_is_named_with_its_place():
 
 
 def test_a_sentence_that_is_too_long_is_refused_and_not_cut():
-    with pytest.raises(UserError, match="17 words, and network.max_words is 16"):
+    with pytest.raises(UserError, match=r"17 words, and network\.max_words is 16"):
         encoded(example("Ann walks " + " very" * 15 + "."))
 
 

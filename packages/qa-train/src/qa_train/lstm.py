@@ -42,7 +42,7 @@ class RoleReader(layers.Layer):
         places = (config.max_words, config.dim)
         self.from_start = self.add_weight(shape=places, initializer=normal(0.5), name="from_start")
         self.from_end = self.add_weight(shape=places, initializer=normal(0.5), name="from_end")
-        self.query = self.add_weight(shape=(num_roles, config.dim), initializer=normal(0.3), name="query")
+        self.query = self.add_weight(shape=(num_roles, config.dim), initializer=normal(0.03), name="query")
         self.key = layers.Dense(config.dim)
 
     def call(self, words_D: Any, is_word: Any) -> Any:

@@ -35,7 +35,7 @@ class RoleReader(nn.Module):
         super().__init__()
         self.from_start = nn.Parameter(torch.randn(config.max_words, config.dim) * 0.5)
         self.from_end = nn.Parameter(torch.randn(config.max_words, config.dim) * 0.5)
-        self.query = nn.Parameter(torch.randn(num_roles, config.dim) * 0.3)
+        self.query = nn.Parameter(torch.randn(num_roles, config.dim) * 0.03)
         self.key = nn.Linear(config.dim, config.dim)
 
     def forward(self, words_D: Tensor, is_word: Tensor) -> Tensor:
