@@ -12,6 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from trainworks.console import UserError, warn
@@ -97,30 +98,36 @@ def open_sink(name: str, run: Run) -> Sink:
     return Sink(name, tracker)
 
 
+def offline_neptune_run(folder: Path, tool: str) -> Any:
+    """A new `neptune.Run` of project offline/TOOL that keeps its files in `folder` and sends nothing."""
+    # The environment alone tells neptune where to keep offline runs; it is read when a run starts.
+    before = os.environ.get("NEPTUNE_DATA_DIRECTORY")
+    os.environ["NEPTUNE_DATA_DIRECTORY"] = str(folder.resolve())
+    try:
+        import neptune
+
+        logging.getLogger("neptune").setLevel(logging.WARNING)  # it would invite to an app that is closed
+        return neptune.init_run(
+            project=f"offline/{tool}",
+            mode="offline",
+            capture_stdout=False,
+            capture_stderr=False,
+            capture_traceback=False,
+            capture_hardware_metrics=False,
+            source_files=[],
+            git_ref=False,
+        )
+    finally:
+        del os.environ["NEPTUNE_DATA_DIRECTORY"]
+        if before is not None:
+            os.environ["NEPTUNE_DATA_DIRECTORY"] = before
+
+
 class _Neptune:
     def __init__(self, run: Run) -> None:
-        # The environment alone tells neptune where to keep offline runs; it is read when a run starts.
-        before = os.environ.get("NEPTUNE_DATA_DIRECTORY")
-        os.environ["NEPTUNE_DATA_DIRECTORY"] = str((run.path / ".neptune").resolve())
-        try:
-            import neptune
-            from neptune.utils import stringify_unsupported
+        self._run = offline_neptune_run(run.path / ".neptune", run.record["tool"])
+        from neptune.utils import stringify_unsupported
 
-            logging.getLogger("neptune").setLevel(logging.WARNING)  # it would invite to an app that is closed
-            self._run = neptune.init_run(
-                project=f"offline/{run.record['tool']}",
-                mode="offline",
-                capture_stdout=False,
-                capture_stderr=False,
-                capture_traceback=False,
-                capture_hardware_metrics=False,
-                source_files=[],
-                git_ref=False,
-            )
-        finally:
-            del os.environ["NEPTUNE_DATA_DIRECTORY"]
-            if before is not None:
-                os.environ["NEPTUNE_DATA_DIRECTORY"] = before
         self._run["id"] = run.record["id"]
         self._run["config"] = stringify_unsupported(run.config)
 

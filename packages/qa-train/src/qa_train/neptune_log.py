@@ -18,9 +18,7 @@ What a run's log holds, and `neptune_import` reads:
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +27,7 @@ from typing import Any
 from trainworks.console import warn
 from trainworks.files import atomic_write, sha256_file
 from trainworks.run import Run
+from trainworks.tracking import offline_neptune_run
 
 
 class NeptuneLogger:
@@ -119,7 +118,7 @@ class NeptuneLogger:
                     tracked.stop()
 
     def _start(self, run: Run) -> None:
-        tracked = _offline_run(self._folder, run.record["tool"])
+        tracked = offline_neptune_run(self._folder, run.record["tool"])
 
         def describe() -> None:
             from neptune.utils import stringify_unsupported
@@ -134,28 +133,3 @@ class NeptuneLogger:
 
 class TransformerNeptuneLogger(NeptuneLogger):
     """The logger that the explicit PyTorch loop calls. It writes what `neptune_log_keras.LSTMNeptuneLogger` writes."""
-
-
-def _offline_run(folder: Path, tool: str) -> Any:
-    """A new offline `neptune.Run` that keeps its files in `folder`."""
-    # The environment alone tells neptune where to keep offline runs; it is read when a run starts.
-    before = os.environ.get("NEPTUNE_DATA_DIRECTORY")
-    os.environ["NEPTUNE_DATA_DIRECTORY"] = str(folder)
-    try:
-        import neptune
-
-        logging.getLogger("neptune").setLevel(logging.WARNING)  # it would invite to an app that is closed
-        return neptune.init_run(
-            project=f"offline/{tool}",
-            mode="offline",
-            capture_stdout=False,
-            capture_stderr=False,
-            capture_traceback=False,
-            capture_hardware_metrics=False,
-            source_files=[],
-            git_ref=False,
-        )
-    finally:
-        del os.environ["NEPTUNE_DATA_DIRECTORY"]
-        if before is not None:
-            os.environ["NEPTUNE_DATA_DIRECTORY"] = before
