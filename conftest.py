@@ -1,6 +1,11 @@
 """Options of the test suites of all packages."""
 
+import hypothesis
 import pytest
+
+# A deadline would be an assertion on time, which a busy machine fails.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

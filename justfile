@@ -63,6 +63,10 @@ accept-limits *args: sync
 accept-stories *args: sync
     {{ run }} python tools/accept_stories.py --out runs/accept-stories {{ args }}
 
+# bAbI's qa6, three seeds, from the folder that holds qa6_train.txt: a table for qa-train's README.
+accept-babi TASKS *args: sync
+    {{ run }} python tools/accept_babi.py {{ TASKS }} --out runs/accept-babi {{ args }}
+
 # Training throughput of qa-train's Transformer beside the Hugging Face Trainer.
 bench-stories *args: sync
     {{ run }} --with accelerate python tools/bench_stories.py {{ args }}

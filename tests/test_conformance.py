@@ -14,16 +14,18 @@ HEAVY = {"torch", "tensorflow", "keras", "pandas", "transformers", "neptune", "s
 
 @dataclass(frozen=True)
 class Tool:
-    """One command: how it is imported and how training with the built-in data is asked for."""
+    """One command: how it is imported, how training with the built-in data is asked for and, where that is in files,
+    how they are made in the working directory."""
 
     command: str
     module: str
     train: tuple[str, ...]
+    make_data: tuple[str, ...] = ()
 
 
 TOOLS = [
     Tool("disc-train", "disc_train", ("train", "builtin:fair", "--out")),
-    Tool("qa-train", "qa_train", ("train", "data", "--out")),
+    Tool("qa-train", "qa_train", ("train", "data", "--out"), ("make-stories", "--out", "data", "--train", "9")),
 ]
 
 
@@ -32,12 +34,12 @@ def tool(request: pytest.FixtureRequest) -> Tool:
     return request.param
 
 
-def call(tool: Tool, *arguments: str) -> subprocess.CompletedProcess[str]:
+def call(tool: Tool, *arguments: str, cwd: os.PathLike[str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run the tool through its console script's function, as its own process."""
     script = f"import sys; from {tool.module}.cli import main; sys.argv[0] = {tool.command!r}; main()"
     environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd)
 
 
 def subcommands(tool: Tool) -> list[str]:
@@ -83,10 +85,12 @@ def test_version_is_the_distributions(tool: Tool) -> None:
 
 def test_an_unknown_key_names_the_nearest_and_leaves_no_run(tool: Tool, tmp_path: os.PathLike[str]) -> None:
     out = os.path.join(tmp_path, "run")
-    described = call(tool, *tool.train, out, "--dry-run")
+    if tool.make_data:
+        assert call(tool, *tool.make_data, cwd=tmp_path).returncode == 0
+    described = call(tool, *tool.train, out, "--dry-run", cwd=tmp_path)
     assert described.returncode == 0, described.stderr
     assert not os.path.exists(out)
-    wrong = call(tool, *tool.train, out, "--set", "sed=3")
+    wrong = call(tool, *tool.train, out, "--set", "sed=3", cwd=tmp_path)
     assert wrong.returncode == 2
     assert re.fullmatch(r'error: unknown key "sed".*; did you mean ".*seed"\?\n', wrong.stderr)
     assert wrong.stdout == ""

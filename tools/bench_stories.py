@@ -12,6 +12,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from qa_train.config import TrainingConfig, TrainRecipe
-from qa_train.data import Metadata
 from qa_train.encoding import Encoded, Vocabulary, encode
+from qa_train.examples import Metadata
 from qa_train.stories import StorySettings, generate
 from qa_train.train import build_model
 from qa_train.trainer import Loop
@@ -49,29 +50,15 @@ class WithLoss(nn.Module):
         return {"loss": loss + direction_loss(directions, direction) / (direction >= 0).sum()}
 
 
-def collate(rows: list[Encoded]) -> dict[str, Any]:
-    """A batch, cut to its longest story."""
-    longest = max(int(row.num_sentences[0]) for row in rows)
+def collate(data: Encoded, rows: list[int]) -> dict[str, Any]:
+    """A batch, padded to its longest story."""
+    batch = data.take(np.array(rows))
     return {
-        "story": torch.as_tensor(np.concatenate([row.story[:, :longest] for row in rows]), dtype=torch.int64),
-        "question": torch.as_tensor(np.concatenate([row.question for row in rows]), dtype=torch.int64),
-        "label": torch.as_tensor(np.concatenate([row.label for row in rows])),
-        "direction": np.concatenate([row.direction[:, :longest] for row in rows]),
+        "story": torch.as_tensor(batch.story, dtype=torch.int64),
+        "question": torch.as_tensor(batch.question, dtype=torch.int64),
+        "label": torch.as_tensor(batch.label),
+        "direction": batch.direction,
     }
-
-
-class Rows(torch.utils.data.Dataset):
-    """Encoded stories one by one, uncut: padding is the collator's."""
-
-    def __init__(self, data: Encoded):
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, n: int) -> Encoded:
-        row = slice(n, n + 1)
-        return Encoded(*(getattr(self.data, name)[row] for name in self.data.__dataclass_fields__))
 
 
 def train_theirs(network: nn.Module, data: Encoded, batch_size: int, folder: Path) -> None:
@@ -90,7 +77,8 @@ def train_theirs(network: nn.Module, data: Encoded, batch_size: int, folder: Pat
         logging_strategy="no",
         dataloader_pin_memory=False,
     )
-    Trainer(WithLoss(network), arguments, train_dataset=Rows(data), data_collator=collate).train()
+    rows = range(len(data))
+    Trainer(WithLoss(network), arguments, train_dataset=rows, data_collator=partial(collate, data)).train()
 
 
 def train_ours(network: nn.Module, data: Encoded, valid: Encoded, metadata: Metadata, size: int, run: Run) -> None:

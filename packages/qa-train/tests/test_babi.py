@@ -3,7 +3,7 @@ import json
 import pytest
 
 from qa_train.babi import prepare_babi, read_babi
-from qa_train.data import Example, read_examples
+from qa_train.examples import Example, read_examples
 from trainworks.console import UserError
 
 STORIES = """\
@@ -67,6 +67,8 @@ def test_the_test_set_stays_whole_and_its_stories_leave_the_others(task, tmp_pat
         ("1 Is Fred in Bern? \tno\t1\n", "line 1: a question before the story's first sentence"),
         ("1 Fred is in Rome.\n", "holds no questions"),
         ("", "holds no questions"),
+        ("1 Fred is in \x1b[31mRome.\n", r"line 1: the sentence has the control character U\+001B"),
+        ("1 Fred is in Rome.\n2 Is Fred in Rome? \t\x1b[2J\t1\n", r'line 2: the answer is "\\x1b\[2j"; only tasks'),
     ],
 )
 def test_a_file_that_is_no_yes_no_task_is_refused_whole(task, tmp_path, text, reason):

@@ -108,9 +108,22 @@ def test_the_set_that_all_runs_have_is_taken(tmp_path: Path):
     assert compare_runs([first, second]).set_name == "valid-b"
     run(first, records, "other")
     run(second, records, "other")
-    with pytest.raises(UserError, match="several sets: other, valid-b; name the one"):
+    with pytest.raises(UserError, match="several evaluated sets; choose one: --on other or --on valid-b"):
         compare_runs([first, second])
     assert compare_runs([first, second], "other").set_name == "other"
+
+
+def test_test_is_taken_of_several_sets_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    records = [question(n, right=True) for n in range(4)]
+    paths = [run(tmp_path / name, records) for name in "ab"]
+    assert compare_runs(paths).set_name == "test"
+    assert capsys.readouterr().err == ""
+    for path in paths:
+        run(path, records, "valid")
+    assert compare_runs(paths).set_name == "test"
+    assert capsys.readouterr().err == (
+        "compared on test; these runs share valid too, and --on NAME compares on another set\n"
+    )
 
 
 def test_runs_that_were_not_evaluated_say_what_to_do(tmp_path: Path):
@@ -158,6 +171,10 @@ def test_the_same_id_must_be_the_same_question(tmp_path: Path, changes: dict[str
         (json.dumps(question(1, right=True, probability=1.5)), "line 2: the probability is 1.5, outside 0 to 1"),
         (json.dumps(question(1, right=True, probability=None)), "line 2: probability is null"),
         (json.dumps(question(1, right=True, probability=math.nan)), "line 2: the probability is nan"),
+        (
+            json.dumps(question(1, right=True, category="\x1b[2J")),
+            r'line 2: category has a control character: "\\u001b',
+        ),
     ],
 )
 def test_damaged_predictions_are_named_by_file_and_line(tmp_path: Path, line: str, message: str):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from qa_train.data import Example
 from qa_train.encoding import (
+    LARGEST_BATCH,
     Vocabulary,
     encode,
     learning_rate,
@@ -13,6 +13,7 @@ from qa_train.encoding import (
     training_batches,
     words_of,
 )
+from qa_train.examples import Example
 from trainworks.console import UserError
 
 
@@ -79,11 +80,41 @@ def test_an_epoch_has_every_example_once_in_another_order_each_time():
     assert np.concatenate(first).tolist() != sorted(np.concatenate(first), key=lambda n: data.num_sentences[n])
 
 
+def test_a_batch_is_padded_to_its_longest_story_and_the_sets_longest_sentence():
+    data = encoded(ANN, LONG, example("Cat goes in the opposite direction of Ann."))
+    batch = data.take(np.array([2, 0]))
+    assert batch.story.shape == (2, 3, 8)
+    assert (batch.story == data.story[[2, 0], :3]).all()
+    assert (batch.direction == data.direction[[2, 0], :3]).all()
+    assert (batch.question == data.question[[2, 0]]).all()
+    assert batch.label.tolist() == [1, 0]
+    assert batch.take(np.array([0])).story.shape == (1, 1, 8)
+
+
+def test_memory_follows_the_words_and_not_the_longest_story():
+    short = [example("Ann walks north.", id=str(n)) for n in range(1000)]
+    alone, beside = encoded(*short), encoded(*short, LONG)
+
+    def size(data):
+        return sum(array.nbytes for array in vars(data).values() if isinstance(array, np.ndarray))
+
+    assert size(beside) - size(alone) < 0.1 * size(alone)
+
+
 def test_reading_covers_everything_and_batches_are_cut_to_their_longest():
     data = encoded(ANN, LONG, ANN)
     batches = list(reading_batches(data, 2))
     assert sorted(np.concatenate(batches)) == [0, 1, 2]
     assert data.take(batches[0]).story.shape[1] == 3
+
+
+def test_long_stories_are_read_few_at_a_time():
+    longest = [example(*["Ann walks north."] * 1000, id=str(n)) for n in range(20)]
+    data = encoded(*longest, *[example("Ann walks north.", id=f"s{n}") for n in range(300)])
+    batches = list(reading_batches(data, 256))
+    assert sorted(np.concatenate(batches)) == list(range(320))
+    assert len(batches[0]) == 256
+    assert max(len(batch) * int(data.num_words[batch].max()) ** 2 for batch in batches) <= LARGEST_BATCH
 
 
 def test_the_step_size_rises_to_its_peak_and_falls():

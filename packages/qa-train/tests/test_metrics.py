@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 from statsmodels.stats.proportion import proportion_confint
 
-from qa_train.data import Metadata
+from qa_train.examples import Metadata
 from qa_train.metrics import CLIP, binary_metrics, confusion_matrix, evaluate_predictions, wilson_interval
 
 # Few distinct values make ties; 0, 1 and 0.5 are the edges of bins, of the clipping and of the decision.
@@ -146,7 +146,10 @@ def test_tracked_names():
     assert tracked["metrics/valid/accuracy"] == found.overall["accuracy"]
     assert tracked["metrics/category/dense/noun_8/count"] == found.by_cell["dense", 8]["count"]
     assert tracked["metrics/category/dense/noun_8/accuracy"] == found.by_cell["dense", 8]["accuracy"]
-    assert len(tracked) == 9 + 2 * 8
+    assert tracked["metrics/valid/category/dense/accuracy"] == found.by_category["dense"]["accuracy"]
+    assert tracked["metrics/valid/actors/21/accuracy"] == found.by_actors[21]["accuracy"]
+    assert tracked["metrics/valid/hops/2/accuracy"] == found.by_hops[2]["accuracy"]
+    assert len(tracked) == 9 + (2 + 4 + 2) + 2 * 8
     fields = ["accuracy", "loss", "precision", "recall", "f1", "auc", "brier", "ece", "count"]
     assert list(found.flat("train")) == [f"metrics/train/{field}" for field in fields]
 

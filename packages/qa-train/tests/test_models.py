@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from qa_train.config import NetworkConfig
-from qa_train.data import Example
 from qa_train.encoding import Vocabulary, encode
+from qa_train.examples import Example
 
 MODELS = ("transformer", "lstm")
 ARCHITECTURES = ("pointer", "baseline")

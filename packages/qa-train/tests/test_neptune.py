@@ -353,7 +353,7 @@ def test_a_folder_that_is_not_one_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds 2 runs; name one of them: offline/run__a, offline/run__b"):
         import_neptune(tmp_path, out)
     import_neptune(tmp_path / "offline" / "run__a", out)
-    with pytest.raises(UserError, match="out exists"):
+    with pytest.raises(UserError, match=r"out exists; name another --out, or give --overwrite$"):
         import_neptune(tmp_path / "offline" / "run__b", out)
     import_neptune(tmp_path / "offline" / "run__b", out, overwrite=True)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from qa_train.data import Example
+from qa_train.examples import Example
 from qa_train.report import (
+    Judged,
+    check_not_of_other_data,
     console_report,
     evaluate_examples,
     evaluate_shortcuts,
@@ -17,6 +20,7 @@ from qa_train.report import (
     json_report,
     write_report,
 )
+from trainworks.console import UserError
 
 
 def example(number: int, answer: str, category: str = "simple", num_actors: int = 8) -> Example:
@@ -53,6 +57,7 @@ def test_the_console_shows_slices_shortcuts_confusion_and_the_hardest_cells():
     text = console_report(evaluate_examples(examples, np.array(probabilities)), "t", shortcuts)
     lines = text.splitlines()
     assert "  - all: Accuracy=0.7500 [0.5981, 0.8581] (from 40 samples)" in lines
+    assert "CATEGORY TOTALS:\n  - simple: Accuracy=0.7500 [0.5981, 0.8581] (from 40 samples)\n" in text
     assert "  - hops_2: Accuracy=0.7692 [0.4974, 0.9182] (from 13 samples)" in lines
     assert "  - noun_8: Accuracy=0.7500 [0.5981, 0.8581] (from 40 samples)" in lines
     assert "  model     Accuracy=0.7500 [0.5981, 0.8581]" in lines
@@ -143,3 +148,45 @@ def test_a_single_question_and_many_categories_can_be_reported(tmp_path: Path):
     write(tmp_path / "one", [example(0, "yes")], [1.0])
     write(tmp_path / "many", [example(n, "no", f"category {n}") for n in range(12)], [0.0] * 12)
     assert json.loads((tmp_path / "many" / "report.json").read_text())["overall"]["accuracy"] == 1
+
+
+def judged(**changes: Any) -> Judged:
+    data = {"path": "/data/test.jsonl", "sha256": "aa", "rows": 1}
+    return Judged("some-run", "best", 100, 7, data, "yes", **{"majority_of": "training data", **changes})
+
+
+def test_a_report_says_what_it_judged(tmp_path: Path):
+    examples, probabilities = [example(0, "yes")], np.array([0.9])
+    write_report(tmp_path, evaluate_examples(examples, probabilities), examples, probabilities, {}, judged())
+    assert json.loads((tmp_path / "report.json").read_text())["judged"] == {
+        "run": "some-run",
+        "checkpoint": "best",
+        "step": 100,
+        "epoch": 7,
+        "data": {"path": "/data/test.jsonl", "sha256": "aa", "rows": 1},
+        "majority": "yes",
+        "majority_of": "training data",
+    }
+
+
+def test_the_report_of_another_file_is_not_replaced(tmp_path: Path):
+    check_not_of_other_data(tmp_path, "aa")
+    examples, probabilities = [example(0, "yes")], np.array([0.9])
+    write_report(tmp_path, evaluate_examples(examples, probabilities), examples, probabilities, {}, judged())
+    check_not_of_other_data(tmp_path, "aa")
+    with pytest.raises(UserError, match=r"the report of another file, /data/test\.jsonl; give --overwrite, or --out"):
+        check_not_of_other_data(tmp_path, "bb")
+
+
+def test_a_majority_of_the_evaluated_data_is_said_to_be_one():
+    examples, probabilities = answered(2, 2)
+    found, shortcuts = evaluate_examples(examples, np.array(probabilities)), {"majority": np.ones(4, bool)}
+    headings = {"training data": "BESIDE SHORTCUTS:", "evaluated data": "BESIDE SHORTCUTS (majority of the evaluated"}
+    for whose, heading in headings.items():
+        text = console_report(found, "t", evaluate_shortcuts(examples, shortcuts), judged(majority_of=whose))
+        assert f"\n{heading}" in text
+
+
+def test_a_title_carries_no_escape_codes():
+    text = console_report(evaluate_examples([example(0, "yes")], np.array([0.9])), "run \x1b[2J", {})
+    assert text.startswith("run \\x1b[2J\n")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from qa_train.data import read_examples, story_hash
+from qa_train.examples import read_examples, story_hash
 from qa_train.grammar import DIRECTIONS, answer, hops, parse, parse_question, simulate, trace, write_question
 from qa_train.stories import CATEGORIES, StorySettings, default_splits, generate, make_stories
 from trainworks.console import UserError

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from qa_train.data import MAX_SENTENCES, Example, check_free, story_hash, write_directory
+from qa_train.data import check_free, write_directory
+from qa_train.examples import MAX_SENTENCES, Example, one_line, printable, story_hash
 from trainworks.console import UserError, info
 
 _LINE = re.compile(r"([0-9]{1,9}) (\S.*)")
@@ -59,8 +60,8 @@ def read_babi(path: str | Path) -> list[Example]:
     for number, story, question, answer in _questions(path):
         if answer not in ("yes", "no"):
             raise UserError(
-                f'{path}, line {number}: the answer is "{answer}"; only tasks whose every answer is yes or no can be '
-                "read, such as qa6, qa17 and qa18"
+                f'{path}, line {number}: the answer is "{printable(answer)}"; only tasks whose every answer is '
+                "yes or no can be read, such as qa6, qa17 and qa18"
             )
         examples.append(
             Example(
@@ -95,16 +96,19 @@ def _questions(path: Path) -> Iterator[tuple[int, tuple[str, ...], str, str]]:
         match = _LINE.fullmatch(line.rstrip())
         place = int(match[1]) if match else 0
         if match is None or place not in (1, last + 1):
-            raise UserError(f'{path}, line {number}: "{line[:40]}" is not of the bAbI tasks; it reads "{last + 1} ..."')
+            raise UserError(
+                f'{path}, line {number}: "{printable(line[:40])}" is not of the bAbI tasks; it reads "{last + 1} ..."'
+            )
         if place == 1:
             story = []
         last = place
         question, *rest = match[2].split("\t")
         if not rest:
-            story.append(question)
+            story.append(one_line(question, "sentence", f"{path}, line {number}"))
             if len(story) > MAX_SENTENCES:
                 raise UserError(f"{path}, line {number}: the story has more than {MAX_SENTENCES:,} sentences")
         elif not story:
             raise UserError(f"{path}, line {number}: a question before the story's first sentence")
         else:
-            yield number, tuple(story), question.strip(), rest[0].strip().lower()
+            asked = one_line(question, "question", f"{path}, line {number}")
+            yield number, tuple(story), asked, rest[0].strip().lower()

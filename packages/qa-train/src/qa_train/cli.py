@@ -117,9 +117,12 @@ def train(
     threads: Threads = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16 (transformer).")] = None,
     grad_accum: Annotated[int | None, typer.Option(help="Parts that a batch is cut into (transformer).")] = None,
-    tracker: Annotated[str, typer.Option(help="none, neptune (offline) or trackio.")] = "none",
+    tracker: Annotated[
+        str | None,
+        typer.Option(help="none, neptune (offline) or trackio; default: none, or what --resume goes on with."),
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option(help="Show the recipe and what would be written, and write nothing.")
+        bool, typer.Option(help="Check the data, show the recipe and what would be written, and write nothing.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -140,11 +143,11 @@ def train(
     }
     if resume is not None:
         given = [name for name, value in flags.items() if value is not None]
-        if data or out or config or preset or set_ or given or overwrite:
+        if data or out or config or preset or set_ or given or overwrite or dry_run:
             raise UserError("--resume takes recipe, data and place from the run: leave the other options out")
         from qa_train.train import resume_run
 
-        path = resume_run(resume, device, threads, tracker)
+        path = resume_run(resume, device, threads, tracker or last_tracker(resume))
     else:
         if data is None or out is None:
             raise UserError("train wants DATA and --out RUN, or --resume RUN; see qa-train train --help")
@@ -162,7 +165,7 @@ def train(
             return
         from qa_train.train import start_run
 
-        path = start_run(resolved, data, out, device, threads, tracker, overwrite)
+        path = start_run(resolved, data, out, device, threads, tracker or "none", overwrite)
     print(path)
 
 
@@ -173,6 +176,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Report directory; default: RUN/reports/NAME.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="The report as JSON on stdout.")] = False,
     fail_under: Annotated[float | None, typer.Option(help="Exit 1 if the accuracy is below this.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a report that is of another file.")] = False,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
     threads: Threads = None,
@@ -184,20 +188,15 @@ def evaluate(
     """
     import json
 
-    from qa_train.predict import as_json
-    from qa_train.predict import evaluate as evaluate_file
-    from qa_train.report import console_report
-    from qa_train.train import load_trained
+    from qa_train.predict import evaluate as evaluate_run
     from trainworks.console import AnswerNo
-    from trainworks.files import json_ready
 
     set_quiet(quiet)
-    evaluation, shortcuts = evaluate_file(load_trained(run, checkpoint, device, threads), data, out)
-    if json_:
-        print(json.dumps(json_ready(as_json(evaluation, shortcuts))))
-    else:
-        print(console_report(evaluation, f"{run} on {data}", shortcuts))
-    accuracy = evaluation.overall["accuracy"]
+    report = evaluate_run(
+        run, data, out=out, overwrite=overwrite, checkpoint=checkpoint, device=device, threads=threads
+    )
+    print(json.dumps(report.to_json()) if json_ else report.text())
+    accuracy = report.evaluation.overall["accuracy"]
     if fail_under is not None and not accuracy >= fail_under:  # NaN is never reached
         raise AnswerNo(f"accuracy {accuracy:.4f} is under {fail_under:g}")
 
@@ -267,18 +266,42 @@ def import_neptune(
 
 
 def print_dry_run(resolved: Any, data: Path, out: Path) -> None:
-    """The resolved recipe with the source of each value, and what would be written, as JSON on stdout."""
+    """The resolved recipe with the source of each value, the data as training would read it, and what would be written,
+    as JSON on stdout."""
     import json
 
+    from qa_train.data import read_splits
+    from qa_train.encoding import Vocabulary, encode
+    from qa_train.train import max_words
+
+    splits, inputs = read_splits(data.resolve())
+    vocabulary = Vocabulary.of(splits["train"])
+    for examples, record in zip(splits.values(), inputs, strict=True):
+        encode(examples, vocabulary, record["path"], max_words(resolved.recipe))
     written = ("run.json", "metrics.jsonl", "vocabulary.json", "checkpoints/", "plots/", "reports/valid/")
     plan = {
         "data": str(data),
+        "inputs": inputs,
+        "words": len(vocabulary) - 1,
         "out": str(out),
         "config": resolved.config,
         "config_sources": resolved.provenance,
         "would_write": [f"{out}/{name}" for name in written],
     }
     print(json.dumps(plan, indent=2))
+
+
+def last_tracker(run: Path) -> str:
+    """The tracker of a run that is to be resumed: what its command lines, the last one first, said."""
+    from trainworks.run import Run
+
+    record = Run.open(run).record
+    for argv in [*(again["argv"] for again in reversed(record.get("resumed", []))), record["argv"]]:
+        for place in reversed(range(len(argv))):
+            name, equals, value = argv[place].partition("=")
+            if name == "--tracker":
+                return value if equals else argv[place + 1]
+    return "none"
 
 
 main = entry(app)

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from qa_train.data import Metadata
 from qa_train.evaluate_plots import plot_progressive_difficulty
+from qa_train.examples import Metadata, printable
 from qa_train.metrics import Evaluation, evaluate_predictions
 from qa_train.report import PREDICTIONS
-from trainworks.console import UserError
+from trainworks.console import UserError, info
 from trainworks.files import json_ready, write_json
 
 EXACT_BELOW = 25
@@ -102,7 +102,7 @@ class Comparison:
             rows += [_row(test) for test in self.tests if (test.first, test.second) == pair]
             lines += ["", f"A: {pair[0]}", f"B: {pair[1]}", *_aligned(rows)]
         more = f", Holm over {len(self.tests)} tests" if len(self.tests) > 1 else ""
-        return "\n".join([*lines, "", f"p: McNemar's test of A against B{more}"])
+        return "\n".join(map(printable, [*lines, "", f"p: McNemar's test of A against B{more}"]))
 
 
 def compare_runs(paths: Sequence[Path], set_name: str | None = None) -> Comparison:
@@ -110,7 +110,8 @@ def compare_runs(paths: Sequence[Path], set_name: str | None = None) -> Comparis
 
     Args:
         paths: at least two run directories that have `reports/<set_name>/predictions.jsonl`.
-        set_name: None takes "test" if all runs have it, or else the only set that all have.
+        set_name: None takes "test" if all runs have it, or else the only set that all have. If "test" is one of
+            several, that is said.
 
     Raises:
         UserError: fewer than two runs, predictions that are missing or damaged, other questions or other gold
@@ -205,11 +206,13 @@ def _shared_set(paths: Sequence[Path]) -> str:
     sets = [{file.parent.name for file in path.glob(f"reports/*/{PREDICTIONS}")} for path in paths]
     shared = sorted(set.intersection(*sets))
     if "test" in shared:
+        if others := [name for name in shared if name != "test"]:
+            info(f"compared on test; these runs share {', '.join(others)} too, and --on NAME compares on another set")
         return "test"
     if len(shared) == 1:
         return shared[0]
     if shared:
-        raise UserError(f"the runs were evaluated on several sets: {', '.join(shared)}; name the one to compare on")
+        raise UserError(f"the runs share several evaluated sets; choose one: --on {' or --on '.join(shared)}")
     runs = "; ".join(
         f"{path} has {', '.join(sorted(names)) or 'none'}" for path, names in zip(paths, sets, strict=True)
     )
@@ -273,6 +276,8 @@ def _problem(record: Any) -> str | None:
             return f"{key} is missing"
         if not isinstance(record[key], kind):
             return f"{key} is {json.dumps(record[key])}"
+        if isinstance(record[key], str) and printable(record[key]) != record[key]:
+            return f"{key} has a control character: {json.dumps(record[key])}"
     if record["answer"] not in ("yes", "no"):
         return f'the answer is "{record["answer"]}", not yes or no'
     if not 0 <= record["probability"] <= 1:

@@ -28,8 +28,12 @@ class NetworkConfig(Recipe):
     not followed to their end."""
     max_words: int = Field(32, ge=2)
     """Pointer: words of a sentence, at most."""
+    hardness: float = Field(4.0, gt=0)
+    """Pointer: scores of matches are multiplied by this when questions are answered. Learning needs soft matches for
+    its gradients; but a chance of a few percent for each of a hundred unrelated sentences would hide the one that does
+    match. 1 answers as in training: better for stories no longer than the training ones."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Baseline: share of activations dropped in training."""
+    """Share dropped in training: of activations (baseline), of the numbers of word vectors (pointer)."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> NetworkConfig:
@@ -88,5 +92,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": {"architecture": "baseline", "dim": 128, "num_heads": 4, "dropout": 0.1},
         "training": {"learning_rate": 1e-3},
     },
-    "babi": {"network": {"dim": 32}, "training": {"epochs": 40, "batch_size": 32}},
+    "babi": {
+        "network": {"dim": 32, "hardness": 1.0, "dropout": 0.2},
+        "training": {"epochs": 120, "batch_size": 32, "learning_rate": 2e-3, "match_weight": 0.1},
+    },
 }

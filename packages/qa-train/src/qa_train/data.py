@@ -1,324 +1,24 @@
-"""Examples in and out: JSON Lines and CSV, stratified splits, and the data directory that `train` reads."""
+"""The data directory that `train` reads: stratified splits of examples, and data.json, which tells of them."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
 import os
-import re
 import shutil
-import sys
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import numpy as np
-
-from qa_train.grammar import NAMES, hops, simulate
+from qa_train.examples import Example, Metadata, read_examples, read_recorded, story_hash, write_examples
 from trainworks.console import UserError
-from trainworks.files import atomic_write, fsync_directory, sha256_file, write_json
+from trainworks.files import fsync_directory, sha256_file, write_json
 from trainworks.seeding import rng
 
 SCHEMA = 1
-MAX_SENTENCES = 1000
-MAX_COUNT = 1_000_000
-"""Sentences of a story, at most."""
-
-_DATA_JSON = "data.json"
-_JSON_EXTENSIONS = (".jsonl", ".ndjson", ".json")
-_REQUIRED = ("story", "question", "answer")
-_OPTIONAL = ("id", "category", "num_actors", "num_sentences", "hops")
-_NUMBERS = ("num_actors", "num_sentences", "hops")
-_SENTENCE_END = re.compile(r"(?<=\.)\s+")
-_WORD = re.compile(r"\w+")
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Example:
-    """One yes/no question about a story.
-
-    Attributes:
-        story: sentences, in order.
-        answer: "yes" or "no"; "" where it is not known.
-        num_sentences: len(story).
-        hops: two-actor sentences that the answer depends on; None where nobody knows.
-        line: of the file that it was read from, for errors; 0 if it was not read.
-    """
-
-    id: str
-    story: tuple[str, ...]
-    question: str
-    answer: str
-    category: str
-    num_actors: int
-    num_sentences: int
-    hops: int | None
-    line: int = field(default=0, compare=False)
-
-    def record(self) -> dict[str, Any]:
-        """What is written of it; an answer that is not known becomes null."""
-        record = asdict(self)
-        del record["line"]
-        return {**record, "answer": self.answer or None}
-
-
-@dataclass(frozen=True)
-class Metadata:
-    """What slices of the metrics are made of; all arrays (N,).
-
-    Attributes:
-        category: strings.
-        hops: -1 where nobody knows.
-    """
-
-    ids: list[str]
-    category: np.ndarray
-    num_actors: np.ndarray
-    num_sentences: np.ndarray
-    hops: np.ndarray
-
-    @classmethod
-    def of(cls, examples: Sequence[Example]) -> Metadata:
-        """The metadata of N examples, in their order."""
-        return cls(
-            ids=[example.id for example in examples],
-            category=np.array([example.category for example in examples], dtype=str),
-            num_actors=np.array([example.num_actors for example in examples], dtype=np.int64),
-            num_sentences=np.array([example.num_sentences for example in examples], dtype=np.int64),
-            hops=np.array([-1 if example.hops is None else example.hops for example in examples], dtype=np.int64),
-        )
-
-
-def story_hash(story: Sequence[str]) -> bytes:
-    """SHA-256 of a story's text, by which two stories are one."""
-    return hashlib.sha256("\n".join(story).encode()).digest()
-
-
-# Files of examples ----------------------------------------------------------------------------------------------------
-
-
-def read_examples(path: str | Path, *, need_answers: bool = True) -> list[Example]:
-    """Read JSON Lines or CSV; the extension tells which, or the first character where that is silent.
-
-    Only story, question and answer must be there. A story is a list of sentences or one text, which is cut at "|" or,
-    if there is none, after each full stop. What a file leaves out: id is the line's number, category "all",
-    num_actors and hops are worked out where the sentences are of the built-in grammar (elsewhere num_actors counts the
-    built-in names in the story and hops is None).
-
-    Args:
-        path: "-" for stdin.
-        need_answers: False accepts lines without an answer, which becomes "".
-
-    Raises:
-        UserError: no such file, or what is wrong in it, with the line.
-    """
-    where, text = _read_text(str(path))
-    extension = Path(path).suffix.lower()
-    is_json = extension in _JSON_EXTENSIONS or (extension != ".csv" and text.lstrip().startswith("{"))
-    examples: list[Example] = []
-    lines_by_id: dict[str, int] = {}
-    first: tuple[int, Record] | None = None
-    for line, record in (_jsonl_records if is_json else _csv_records)(text, where):
-        at = f"{where}, line {line}"
-        first = first or (line, record)
-        _check_schema(record, first, at, need_answers)
-        example = _example(record, line, at, need_answers)
-        if example.id in lines_by_id:
-            raise UserError(f'{at}: id "{example.id}" is taken by line {lines_by_id[example.id]}; ids are unique')
-        lines_by_id[example.id] = line
-        examples.append(example)
-    if not examples:
-        raise UserError(f"{where} is empty; lines with story, question and answer were wanted")
-    return examples
-
-
-def write_examples(examples: Iterable[Example], to: str | Path | TextIO) -> None:
-    """Write JSON Lines, a file whole or not at all; an answer that is not known becomes null."""
-    lines = (json.dumps(example.record(), ensure_ascii=False) + "\n" for example in examples)
-    if isinstance(to, str | Path):
-        atomic_write(to, "".join(lines))
-    else:
-        to.writelines(lines)
-
-
-def _read_text(name: str) -> tuple[str, str]:
-    where = "stdin" if name == "-" else name
-    try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"no such file: {name}; JSON Lines or CSV of stories was wanted") from None
-    except IsADirectoryError:
-        raise UserError(f"{name} is a directory; a JSON Lines or CSV file of stories was wanted") from None
-    try:
-        return where, data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{where}, line {line}: not UTF-8; convert the file, for example with iconv") from None
-
-
-def _jsonl_records(text: str, where: str) -> Iterator[tuple[int, Record]]:
-    for line, written in enumerate(text.split("\n"), 1):
-        if written.strip():
-            try:
-                record = json.loads(written)
-            except (ValueError, RecursionError) as error:
-                reason = getattr(error, "msg", "it is too deep or too long")
-                raise UserError(f"{where}, line {line}: not JSON ({reason}); each line is one JSON object") from None
-            if not isinstance(record, dict):
-                raise UserError(f"{where}, line {line}: not a JSON object; a line reads {_SHAPE}")
-            yield line, record
-
-
-def _csv_records(text: str, where: str) -> Iterator[tuple[int, Record]]:
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] | None = None
-    line = 1
-    while True:
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            raise UserError(f"{where}, line {line}: not CSV ({error})") from None
-        if row is None:
-            return
-        if header is None and row:
-            header = [name.strip() for name in row]
-            if len(set(header)) < len(header):
-                raise UserError(f"{where}, line {line}: the header names a column twice; rename one")
-        elif header is not None and row:
-            if len(row) != len(header):
-                raise UserError(f"{where}, line {line}: {len(row)} cells where the header names {len(header)}")
-            record: Record = dict(zip(header, row, strict=True))
-            yield line, record | {key: _number(record[key]) for key in _NUMBERS if key in record}
-        line = rows.line_num + 1
-
-
-def _number(cell: str) -> int | str | None:
-    """The cell's number, None for an empty cell; other text stays, to be refused as what it is."""
-    if not cell.strip():
-        return None
-    return int(cell) if re.fullmatch(r"\s*[0-9]{1,9}\s*", cell) else cell
-
-
-_SHAPE = '{"story": ["Ann walks north.", ...], "question": "...", "answer": "yes"}'
-
-
-def _check_schema(record: Record, first: tuple[int, Record], at: str, need_answers: bool) -> None:
-    """Refuse a key that is missing, that comes and goes, or whose type differs from the first line's."""
-    first_line, pattern = first
-    for key in _REQUIRED if need_answers else _REQUIRED[:2]:
-        if key not in record:
-            raise UserError(f'{at}: no "{key}"; a line reads {_SHAPE}')
-    for key in (*_REQUIRED, *_OPTIONAL):
-        if (key in record) != (key in pattern):
-            having, lacking = ("has", "has not") if key in record else ("lacks", "has")
-            raise UserError(f'{at}: {having} "{key}", which line {first_line} {lacking}; every line has the same keys')
-    for key in ("story", "id"):
-        if key in record and type(record[key]) is not type(pattern[key]):
-            types = f"{_type_name(record[key])}, and in line {first_line} {_type_name(pattern[key])}"
-            raise UserError(f'{at}: "{key}" is {types}; every line has the same types')
-
-
-def _example(record: Record, line: int, at: str, need_answers: bool) -> Example:
-    story = _story(record["story"], at)
-    question = _text(record["question"], "question", at)
-    count = record.get("num_sentences", len(story))
-    if count != len(story) or isinstance(count, bool):
-        raise UserError(f'{at}: "num_sentences" is {json.dumps(count)} and the story has {len(story)}; mend or omit it')
-    num_actors, num_hops = (_count(record.get(key), key, at) for key in ("num_actors", "hops"))
-    if num_actors is None or num_hops is None:
-        actors_there, hops_there = _work_out(story, question)
-        num_actors = actors_there if num_actors is None else num_actors
-        num_hops = hops_there if num_hops is None else num_hops
-    return Example(
-        id=_id(record.get("id", line), at),
-        story=story,
-        question=question,
-        answer=_answer(record.get("answer"), at, need_answers),
-        category=_text(record.get("category", "all"), "category", at),
-        num_actors=num_actors,
-        num_sentences=len(story),
-        hops=num_hops,
-        line=line,
-    )
-
-
-def _story(value: Any, at: str) -> tuple[str, ...]:
-    if isinstance(value, str):
-        parts = value.split("|") if "|" in value else _SENTENCE_END.split(value)
-        value = [part for part in parts if part.strip()]
-    if not isinstance(value, list):
-        raise UserError(f'{at}: "story" is {_type_name(value)}; a list of sentences or one text was wanted')
-    if not value:
-        raise UserError(f"{at}: the story is empty; it needs a sentence at least")
-    if len(value) > MAX_SENTENCES:
-        raise UserError(f"{at}: the story has {len(value):,} sentences; at most {MAX_SENTENCES:,} can be read")
-    return tuple(_text(sentence, f"sentence {number} of the story", at) for number, sentence in enumerate(value, 1))
-
-
-def _text(value: Any, what: str, at: str) -> str:
-    """The text on one line."""
-    if not isinstance(value, str):
-        raise UserError(f"{at}: the {what} is {_type_name(value)}; text was wanted")
-    text = " ".join(value.split())
-    if not text:
-        raise UserError(f"{at}: the {what} is empty")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{at}: the {what} has half a character (a lone surrogate)") from None
-    return text
-
-
-def _answer(value: Any, at: str, needed: bool) -> str:
-    if not needed:
-        return ""
-    if value is None or value == "":
-        raise UserError(f"{at}: the answer is missing; it is yes or no")
-    answer = value.strip().lower() if isinstance(value, str) else value
-    if answer not in ("yes", "no"):
-        raise UserError(f"{at}: the answer is {json.dumps(value, ensure_ascii=False)[:40]}; it must be yes or no")
-    return answer
-
-
-def _id(value: Any, at: str) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return _text(value, "id", at)
-
-
-def _count(value: Any, key: str, at: str) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT):
-        return value
-    raise UserError(f'{at}: "{key}" is {json.dumps(value)[:40]}; a whole number from 0 to {MAX_COUNT:,} was wanted')
-
-
-def _type_name(value: Any) -> str:
-    if value is None:
-        return "null"
-    names = {bool: "a truth value", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
-    return names[type(value)]
-
-
-def _work_out(story: tuple[str, ...], question: str) -> tuple[int, int | None]:
-    """Number of actors and hops."""
-    try:
-        num_actors = len(simulate(story)[1])
-    except UserError:
-        return len(set(_WORD.findall(" ".join(story))) & set(NAMES)), None
-    try:
-        return num_actors, hops(story, question)
-    except UserError:
-        return num_actors, None
-
-
-# Splits ---------------------------------------------------------------------------------------------------------------
+"""Version of data.json's layout."""
+DATA_JSON = "data.json"
 
 
 def split(examples: Sequence[Example], *, valid: float, test: float = 0.0, seed: int = 0) -> dict[str, list[Example]]:
@@ -396,7 +96,47 @@ def prepare_jsonl(
     return write_directory(out, split(examples, valid=valid, test=test, seed=seed), settings, overwrite=overwrite)
 
 
-# The data directory ---------------------------------------------------------------------------------------------------
+def split_file(directory: Path, name: str) -> Path:
+    """The file of a split; UserError if it isn't there."""
+    file = directory / f"{name}.jsonl"
+    if not file.is_file():
+        raise UserError(f"no {name}.jsonl in {directory}; make one with qa-train make-stories or qa-train prepare")
+    return file
+
+
+def read_splits(directory: Path) -> tuple[dict[str, list[Example]], list[dict[str, Any]]]:
+    """What training reads, "train" and "valid", and what is recorded of their two files (see `read_recorded`).
+
+    Raises:
+        UserError: a file is missing, as `read_examples`, or as `check_disjoint`.
+    """
+    splits, records = {}, []
+    for file in [split_file(directory, name) for name in ("train", "valid")]:
+        splits[file.stem], record = read_recorded(file)
+        records.append(record)
+    check_disjoint(splits)
+    return splits, records
+
+
+def recorded_answers(record: Mapping[str, Any]) -> Counter[str] | None:
+    """How often each answer occurs in a split's file that a run has recorded (see `read_recorded`).
+
+    The data.json beside it says so. Where there is none, or it is of another file, the file itself is read, if it is
+    still what was recorded; None if not.
+    """
+    file = Path(record["path"])
+    try:
+        described = json.loads((file.parent / DATA_JSON).read_text(encoding="utf-8"))["splits"][file.stem]
+        if described["sha256"] == record["sha256"]:
+            answers: Counter[str] = Counter()
+            for cell in described["cells"].values():
+                answers.update(cell["answers"])
+            return answers
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # no data.json of ours: directories may be made by hand
+    if not file.is_file() or sha256_file(file) != record["sha256"]:
+        return None
+    return Counter(example.answer for example in read_examples(file))
 
 
 def check_disjoint(splits: Mapping[str, Sequence[Example]]) -> None:
@@ -427,8 +167,8 @@ def check_free(directory: str | Path, *, overwrite: bool = False) -> bool:
         return False
     if not overwrite:
         raise UserError(f"{directory} exists; name another --out, or give --overwrite")
-    if directory.is_symlink() or not (directory / _DATA_JSON).is_file():
-        raise UserError(f"{directory} is no data directory (it has no {_DATA_JSON}), so it is not overwritten")
+    if directory.is_symlink() or not (directory / DATA_JSON).is_file():
+        raise UserError(f"{directory} is no data directory (it has no {DATA_JSON}), so it is not overwritten")
     return True
 
 
@@ -465,7 +205,7 @@ def write_directory(
                 "examples": len(examples),
                 "cells": _count_cells(examples),
             }
-        write_json(new / _DATA_JSON, {"schema": SCHEMA, "settings": settings, "splits": described})
+        write_json(new / DATA_JSON, {"schema": SCHEMA, "settings": settings, "splits": described})
         if taken:
             out.rename(old)
         new.rename(out)

@@ -21,9 +21,6 @@ NUM_DIRECTIONS = 4
 NEVER = -1e4
 WORD_NORM, MATCH_BIAS = 4.0, -2.0
 """At first, equal words match with odds e^14 to 1, and sentences that are not read apart yet now and then."""
-HARDNESS = 4.0
-"""Scores of matches are multiplied by this when questions are answered. Learning needs soft matches for its gradients;
-but a chance of a few percent for each of a hundred unrelated sentences would hide the one that does match."""
 
 
 def normal(deviation: float) -> keras.initializers.Initializer:
@@ -143,6 +140,7 @@ class PointerLSTM(CheckedModel):
 
     def __init__(self, vocabulary_size: int, config: NetworkConfig):
         super().__init__()
+        self.config = config
         D = config.dim
         orthogonal = keras.initializers.Orthogonal(gain=WORD_NORM)
         self.embedding = layers.Embedding(vocabulary_size, D, embeddings_initializer=orthogonal)
@@ -157,14 +155,16 @@ class PointerLSTM(CheckedModel):
         self.direction = layers.Dense(NUM_DIRECTIONS, name="direction_head")
         self.question, self.found = layers.Dense(D), layers.Dense(D)
         self.hidden, self.answer = layers.Dense(4 * D, activation="relu"), layers.Dense(1, name="answer_head")
+        self.drop = layers.Dropout(config.dropout)
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """By name: logits "answer" of yes (B, 1) and "direction" of each sentence's subject (B, S, 4); and "match", how
         probable a match is, mean over each story's pairs (B, 1)."""
         story_BSW, question_BQ = inputs["story"], inputs["question"]
         B, S, D = ops.shape(story_BSW)[0], ops.shape(story_BSW)[1], self.sentence.units
-        is_word, words_BSWD = ops.not_equal(story_BSW, 0), self.embedding(story_BSW)
-        is_question_word, words_BQD = ops.not_equal(question_BQ, 0), self.embedding(question_BQ)
+        is_word, is_question_word = ops.not_equal(story_BSW, 0), ops.not_equal(question_BQ, 0)
+        words_BSWD = self.drop(self.embedding(story_BSW), training=training)
+        words_BQD = self.drop(self.embedding(question_BQ), training=training)
         roles = self.sentence_roles(words_BSWD, is_word)
         x_BSD = self.sentence(ops.reshape(roles, (B, S, roles.shape[-2] * D)))
         referred_BND = ops.concatenate(
@@ -182,7 +182,7 @@ class PointerLSTM(CheckedModel):
 
     def _attention(self, referred_BND: Any, about_BSD: Any, is_sentence_BS: Any, training: bool) -> tuple[Any, Any]:
         score = ops.matmul(referred_BND, ops.swapaxes(about_BSD, 1, 2)) * self.match_scale
-        score = (score + self.match_bias) * (1.0 if training else HARDNESS)
+        score = (score + self.match_bias) * (1.0 if training else self.config.hardness)
         place = ops.arange(ops.shape(referred_BND)[1])
         allowed = place[: ops.shape(about_BSD)[1]] < ops.expand_dims(place, 1)
         allowed = ops.logical_and(allowed, ops.expand_dims(is_sentence_BS, 1))

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from qa_train.config import NetworkConfig, TrainingConfig
-from qa_train.data import Metadata
 from qa_train.encoding import (
     UNKNOWN_DIRECTION,
     Encoded,
@@ -19,6 +18,7 @@ from qa_train.encoding import (
     running_words,
     training_batches,
 )
+from qa_train.examples import Metadata
 from qa_train.metrics import Evaluation
 from qa_train.trainer import Loop, ModelTrainer, score
 from trainworks import keras as core

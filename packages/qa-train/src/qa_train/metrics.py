@@ -5,14 +5,14 @@ Letters in names: N questions, G groups, B bins. A probability is that of "yes";
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qa_train.data import Metadata
+from qa_train.examples import Metadata
 
 FIELDS = ("accuracy", "loss", "precision", "recall", "f1", "auc", "brier", "ece", "count")
 """What `binary_metrics` returns and what is tracked as `metrics/<split>/<field>`."""
@@ -52,11 +52,21 @@ class Evaluation:
     def flat(self, split: str) -> dict[str, float]:
         """The metrics by their tracked names: `metrics/<split>/<field>`.
 
-        The split "valid" also has the cells, whose names hold no split: `metrics/category/<category>/noun_<n>/accuracy`
-        and `/count`.
+        The split "valid" also has the accuracy by category, number of actors and hops,
+        `metrics/valid/category/<category>/accuracy`, `metrics/valid/actors/<n>/accuracy`,
+        `metrics/valid/hops/<n>/accuracy`; and the cells, whose names hold no split:
+        `metrics/category/<category>/noun_<n>/accuracy` and `/count`.
         """
         named = {f"metrics/{split}/{field}": self.overall[field] for field in FIELDS}
         if split == "valid":
+            totals: dict[str, Mapping[Any, Metrics]] = {
+                "category": self.by_category,
+                "actors": self.by_actors,
+                "hops": self.by_hops,
+            }
+            for slicing, slices in totals.items():
+                for key, metrics in slices.items():
+                    named[f"metrics/valid/{slicing}/{key}/accuracy"] = metrics["accuracy"]
             for cell, metrics in self.by_cell.items():
                 for field in ("accuracy", "count"):
                     named[f"metrics/category/{cell_name(cell)}/{field}"] = metrics[field]

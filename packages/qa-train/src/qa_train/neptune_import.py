@@ -139,6 +139,9 @@ def import_neptune(folder: Path, out: Path, *, overwrite: bool = False) -> Run:
     """
     folder, out = Path(folder), Path(out)
     parts = find_offline_runs(folder)
+    taken = out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir())))
+    if taken and not overwrite:
+        raise UserError(f"{out} exists; name another --out, or give --overwrite")
     if overwrite and folder.resolve().is_relative_to(out.resolve()):
         raise UserError(f"{folder} is in {out}, which --overwrite would remove; name another --out")
     logged = Logged()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from qa_train.data import Example
+from qa_train.examples import Example
 from qa_train.grammar import Event, answer, parse, parse_question
 from trainworks.console import UserError
 
@@ -16,21 +16,26 @@ _KEEPS: dict[str, Callable[[Event], bool]] = {
 }
 
 
-def shortcut_predictions(examples: Sequence[Example], train: Sequence[Example] | None = None) -> dict[str, np.ndarray]:
-    """Predictions of each shortcut by its name: (N,) bool, True for yes.
+def majority_answer(answers: Mapping[str, int]) -> str:
+    """The commoner of "yes" and "no" by how often each occurs; "yes" where both are as common."""
+    return "yes" if answers.get("yes", 0) >= answers.get("no", 0) else "no"
 
-    "majority" always gives the commoner answer of `train` or, without it, of the examples themselves (yes where both
-    are as common). "ignore two-actor sentences" and "ignore turns" simulate what is left of each story, and fall back
-    to the majority where that says nothing of an actor; they are absent unless all stories are of the built-in grammar.
+
+def shortcut_answers(examples: Sequence[Example], majority: str) -> dict[str, np.ndarray]:
+    """Answers of each shortcut by its name: (N,) bool, True for yes.
+
+    "majority" always gives one answer. "ignore two-actor sentences" and "ignore turns" simulate what is left of each
+    story, and fall back to the majority where that says nothing of an actor; they are absent unless all stories are of
+    the built-in grammar.
+
+    Args:
+        majority: "yes" or "no", the commoner answer of the training set.
     """
-    known = examples if train is None else train
-    majority = 2 * sum(example.answer == "yes" for example in known) >= sum(example.answer != "" for example in known)
-    predictions = {"majority": np.full(len(examples), majority)}
+    predictions = {"majority": np.full(len(examples), majority == "yes")}
     if all(map(_is_of_the_grammar, examples)):
         for name, keeps in _KEEPS.items():
-            predictions[name] = np.array(
-                [_partial_answer(example, keeps, majority) for example in examples], dtype=bool
-            )
+            answers = [_partial_answer(example, keeps, majority) for example in examples]
+            predictions[name] = np.array(answers) == "yes"
     return predictions
 
 
@@ -44,8 +49,8 @@ def _is_of_the_grammar(example: Example) -> bool:
     return True
 
 
-def _partial_answer(example: Example, keeps: Callable[[Event], bool], majority: bool) -> bool:
+def _partial_answer(example: Example, keeps: Callable[[Event], bool], majority: str) -> str:
     try:
-        return answer([sentence for sentence in example.story if keeps(parse(sentence))], example.question) == "yes"
+        return answer([sentence for sentence in example.story if keeps(parse(sentence))], example.question)
     except UserError:
         return majority

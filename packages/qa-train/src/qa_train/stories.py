@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qa_train.data import Example, check_free, story_hash, write_directory
+from qa_train.data import check_free, write_directory
+from qa_train.examples import Example, story_hash
 from qa_train.grammar import DIRECTIONS, NAMES, QUARTER_TURNS, Action, Event, write_question, write_sentence
 from trainworks.console import UserError
 from trainworks.seeding import derive, rng

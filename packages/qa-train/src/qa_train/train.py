@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 from qa_train import __version__
 from qa_train.config import TrainRecipe
-from qa_train.data import Example, Metadata, check_disjoint, read_examples
+from qa_train.data import read_splits, split_file
 from qa_train.encoding import Encoded, Vocabulary, encode
+from qa_train.examples import Example, Metadata, read_examples
 from qa_train.metrics import Evaluation
-from qa_train.report import evaluate_shortcuts, write_report
-from qa_train.shortcuts import shortcut_predictions
+from qa_train.report import Judged, evaluate_shortcuts, write_report
+from qa_train.shortcuts import majority_answer, shortcut_answers
 from qa_train.trainer import MONITOR, TIE_BREAK, TOP_EPOCHS, EpochLogger, Loop, ModelTrainer, score
 from trainworks.checkpoint import Checkpoints
 from trainworks.config import Resolved
@@ -23,7 +25,7 @@ from trainworks.console import UserError, info
 from trainworks.files import sha256_file, write_json
 from trainworks.metrics import MetricsWriter
 from trainworks.plots import plot_curves
-from trainworks.run import Run, input_record
+from trainworks.run import Run
 from trainworks.signals import StopFlag
 from trainworks.tracking import Sink, check_tracker, open_sink
 
@@ -63,11 +65,12 @@ def start_run(
     require_framework(recipe.model)
     check_tracker(tracker)
     # Absolute, so that --resume works from any directory.
-    files = [split_file(data.resolve(), name) for name in ("train", "valid")]
-    examples = read_examples(str(files[0]))
-    vocabulary = Vocabulary.of(examples)
-    splits = [read_split(file, vocabulary, recipe) for file in files]
-    check_disjoint({file.stem: split.examples for file, split in zip(files, splits, strict=True)})
+    examples, inputs = read_splits(data.resolve())
+    vocabulary = Vocabulary.of(examples["train"])
+    train, valid = (
+        encode_split(found, vocabulary, record["path"], recipe)
+        for found, record in zip(examples.values(), inputs, strict=True)
+    )
     device, threads = set_up(recipe.model, device, threads)
     run = Run.create(
         out,
@@ -75,14 +78,14 @@ def start_run(
         version=__version__,
         resolved=resolved,
         seed=recipe.seed,
-        inputs=[input_record(file, rows=len(split.examples)) for file, split in zip(files, splits, strict=True)],
+        inputs=inputs,
         device=device,
         threads=threads,
         overwrite=overwrite,
     )
     with run:
         write_json(run.path / "vocabulary.json", {"words": vocabulary.words})
-        _fit(run, recipe, vocabulary, splits[0], splits[1], data.resolve().name, device, tracker)
+        _fit(run, recipe, vocabulary, train, valid, data.resolve().name, device, tracker)
     return run.path
 
 
@@ -110,7 +113,7 @@ def resume_run(path: Path, device: str, threads: int | None, tracker: str) -> Pa
     )
     with Run.resume(path, tool=TOOL) as resumed:
         vocabulary = read_vocabulary(path)
-        train, valid = (read_split(file, vocabulary, recipe) for file in files)
+        train, valid = (encode_split(read_examples(file), vocabulary, str(file), recipe) for file in files)
         _fit(resumed, recipe, vocabulary, train, valid, files[0].resolve().parent.name, device, tracker)
     return path
 
@@ -135,10 +138,19 @@ def _fit(
             values = trainer.train(
                 model, train.data, valid.data, train.metadata, valid.metadata, recipe.training, recipe.training.epochs
             )
-            evaluation, _ = report(run.path / "reports" / "valid", "valid", trainer, model, valid, train.examples)
-            best = loop.top()[0][0]
+            best, meta = checkpoints.load("best")
+            judged = Judged(
+                run=run.record["id"],
+                checkpoint="best",
+                step=meta["step"],
+                epoch=meta["epoch"],
+                data=run.record["inputs"][1],
+                majority=majority_answer(Counter(example.answer for example in train.examples)),
+                majority_of="training data",
+            )
+            evaluation = report_valid(run, trainer, model, valid, judged)
             if logger is not None:
-                (weights,) = checkpoints.load("best")[0].glob("*_epoch_*")
+                (weights,) = best.glob("*_epoch_*")
                 logger.on_artifact("weights", weights)
                 logger.on_artifact("vocabulary", run.path / "vocabulary.json")
                 logger.on_artifact("reports/valid", run.path / "reports" / "valid" / "predictions.jsonl")
@@ -146,8 +158,9 @@ def _fit(
         if logger is not None:
             logger.close()
     plot_curves(run.metrics_path, run.path / "plots", CURVES)
-    info(f"best epoch {best}: valid accuracy {evaluation.overall['accuracy']:.4f}")
-    run.finish({MONITOR: values[MONITOR], "metrics/valid/loss": values["metrics/valid/loss"], "best/epoch": best})
+    info(f"best epoch {judged.epoch}: valid accuracy {evaluation.overall['accuracy']:.4f}")
+    headline = {name: values[name] for name in (MONITOR, TIE_BREAK)}
+    run.finish(headline | {"best/epoch": judged.epoch})
 
 
 @dataclass(frozen=True)
@@ -179,29 +192,18 @@ def load_trained(path: Path, checkpoint: str = "best", device: str = "auto", thr
     return Trained(path, recipe, vocabulary, trainer, model)
 
 
-def report(
-    folder: Path, name: str, trainer: ModelTrainer, model: Any, split: Split, train_examples: Sequence[Example] | None
-) -> tuple[Evaluation, dict[str, Evaluation]]:
-    """Evaluate a split, beside the shortcuts, and write the report into the folder."""
-    probabilities = trainer.predict(model, split.data)
-    evaluation = score(probabilities, split.data, split.metadata, name)
-    shortcuts = evaluate_shortcuts(split.examples, shortcut_predictions(split.examples, train_examples))
-    write_report(folder, evaluation, split.examples, probabilities, shortcuts)
-    return evaluation, shortcuts
+def report_valid(run: Run, trainer: ModelTrainer, model: Any, valid: Split, judged: Judged) -> Evaluation:
+    """Evaluate the finished model on the validation set, beside the shortcuts, and write reports/valid."""
+    probabilities = trainer.predict(model, valid.data)
+    evaluation = score(probabilities, valid.data, valid.metadata, "valid")
+    shortcuts = evaluate_shortcuts(valid.examples, shortcut_answers(valid.examples, judged.majority))
+    write_report(run.path / "reports" / "valid", evaluation, valid.examples, probabilities, shortcuts, judged)
+    return evaluation
 
 
-def split_file(data: Path, name: str) -> Path:
-    """A split's file in a data directory; UserError if it isn't there."""
-    file = data / f"{name}.jsonl"
-    if not file.is_file():
-        raise UserError(f"no {name}.jsonl in {data}; make one with qa-train make-stories or qa-train prepare")
-    return file
-
-
-def read_split(file: Path, vocabulary: Vocabulary, recipe: TrainRecipe) -> Split:
-    """A file of examples with their answers, encoded for the recipe's network."""
-    examples = read_examples(str(file))
-    return Split(examples, encode(examples, vocabulary, str(file), max_words(recipe)), Metadata.of(examples))
+def encode_split(examples: list[Example], vocabulary: Vocabulary, source: str, recipe: TrainRecipe) -> Split:
+    """Examples with their answers, encoded for the recipe's network; `source` is their file, for errors."""
+    return Split(examples, encode(examples, vocabulary, source, max_words(recipe)), Metadata.of(examples))
 
 
 def max_words(recipe: TrainRecipe) -> int:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from qa_train.config import TrainingConfig
-from qa_train.data import Metadata
 from qa_train.encoding import Encoded
+from qa_train.examples import Metadata
 from qa_train.metrics import Evaluation, evaluate_predictions
 from trainworks.checkpoint import Checkpoints
 from trainworks.console import UserError, info

@@ -20,9 +20,6 @@ NUM_DIRECTIONS = 4
 NEVER = -1e4
 WORD_NORM, MATCH_BIAS = 4.0, -2.0
 """At first, equal words match with odds e^14 to 1, and sentences that are not read apart yet now and then."""
-HARDNESS = 4.0
-"""Scores of matches are multiplied by this when questions are answered. Learning needs soft matches for its gradients;
-but a chance of a few percent for each of a hundred unrelated sentences would hide the one that does match."""
 
 
 class RoleReader(nn.Module):
@@ -92,6 +89,7 @@ class PointerTransformer(nn.Module):
         D, H = config.dim, config.num_heads
         self.embedding = nn.Embedding(vocabulary_size, D, padding_idx=0)
         nn.init.orthogonal_(self.embedding.weight, gain=WORD_NORM)
+        self.drop = nn.Dropout(config.dropout)
         self.sentence_roles = RoleReader(config.num_roles, config)
         self.sentence = nn.Linear(config.num_roles * D, D)
         self.question_roles = RoleReader(NUM_ASKED, config)
@@ -110,8 +108,8 @@ class PointerTransformer(nn.Module):
         """Logits of yes (B,), of the direction of each sentence's subject (B, S, 4), and how probable a match is,
         mean over each story's pairs (B,)."""
         S = story_BSW.shape[1]
-        is_word, words_BSWD = story_BSW != 0, self.embedding(story_BSW)
-        words_BQD = self.embedding(question_BQ)
+        is_word, words_BSWD = story_BSW != 0, self.drop(self.embedding(story_BSW))
+        words_BQD = self.drop(self.embedding(question_BQ))
         asked = self.question_roles(words_BQD, question_BQ != 0)
         sentences = self.sentence(self.sentence_roles(words_BSWD, is_word).flatten(2))
         x_BND = torch.cat([sentences, self.asked(asked)], 1)
@@ -133,7 +131,7 @@ class PointerTransformer(nn.Module):
         score = torch.einsum("bnhd,bshd->bhns", referred_BNHD, about_BSHD).float()
         place = torch.arange(score.shape[2], device=score.device)
         allowed = (place[: score.shape[3]] < place[:, None]) & is_sentence_BS[:, None, None]
-        score = (score * self.match_scale + self.match_bias) * (1.0 if self.training else HARDNESS)
+        score = (score * self.match_scale + self.match_bias) * (1.0 if self.training else self.config.hardness)
         match = (torch.sigmoid(score) * allowed).mean(1).sum((1, 2)) / allowed.sum((1, 2, 3))
         return nearest_match(score, allowed).to(about_BSHD.dtype), match
 

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qa_train.config import NetworkConfig, TrainingConfig
-from qa_train.data import Metadata
 from qa_train.encoding import (
     UNKNOWN_DIRECTION,
     Encoded,
@@ -22,6 +21,7 @@ from qa_train.encoding import (
     running_words,
     training_batches,
 )
+from qa_train.examples import Metadata
 from qa_train.metrics import Evaluation
 from qa_train.trainer import Loop, ModelTrainer, score
 from trainworks.console import progress
