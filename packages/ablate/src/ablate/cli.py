@@ -74,7 +74,7 @@ def run(
     ] = None,
     gpu_ids: Annotated[list[str] | None, typer.Option(help="GPUs to use, several after one another.")] = None,
     ddp: Annotated[bool, typer.Option("--ddp", help="Run the suite's `ddp` command: several processes a run.")] = False,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds of training a run, at most.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds that a run may take.")] = None,
     stop_on: Annotated[str | None, typer.Option(help="critical: end runs whose health `diag` finds critical.")] = None,
     executor: Annotated[str, typer.Option(help="local, ray, slurm, or a module of your own.")] = "local",
     executor_option: Annotated[
@@ -100,7 +100,7 @@ def run(
     import shlex
 
     from ablate.plan import Options
-    from ablate.run import commands, prepare_run, require_all_finished, run_suite
+    from ablate.run import commands, prepare_run, require_all_finished, run_suite, some_finished
 
     set_quiet(quiet)
     options = Options(
@@ -132,7 +132,8 @@ def run(
             print(shlex.join(command))
         return
     run_suite(plan, options, quiet)
-    show_comparison(plan.folder, equal, effect, json_)
+    if some_finished(plan):
+        show_comparison(plan.folder, equal, effect, json_)
     require_all_finished(plan)
 
 

@@ -9,7 +9,7 @@ import math
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,13 +83,13 @@ class Row:
     values: dict[int, float]
     mean: float
     sd: float
-    differences: dict[int, float]
-    test: PairedTest | None
-    p_holm: float | None
-    verdict: Verdict
-    detectable: float | None
-    effect: float | None
-    seeds_needed: int | None
+    differences: dict[int, float] = field(default_factory=dict)
+    test: PairedTest | None = None
+    p_holm: float | None = None
+    verdict: Verdict = "baseline"
+    detectable: float | None = None
+    effect: float | None = None
+    seeds_needed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -299,6 +299,39 @@ def _all_log(results: Iterable[RunResult], name: str) -> bool:
     return all(any(name in record for record in result.records) for result in results)
 
 
+def judge(
+    values: Mapping[str, Mapping[int, float]], baseline: str, direction: str
+) -> dict[str, tuple[PairedTest, float | None, Verdict]]:
+    """Test and verdict of each variant but the baseline.
+
+    The t-test's p-values decide, adjusted by Holm for all variants that could be tested: with few seeds the permutation
+    test could never say yes.
+
+    Args:
+        values: of one metric, by variant and seed.
+        baseline: whose values the others are compared with, seed by seed.
+        direction: "max" or "min".
+
+    Returns:
+        By variant: the test, its adjusted p-value, None where there was no test, and the verdict.
+    """
+    base = values[baseline]
+    tests = {
+        name: paired_test(np.array([found[seed] - base[seed] for seed in sorted(found) if seed in base]))
+        for name, found in values.items()
+        if name != baseline
+    }
+    p_values = {name: test.p_value for name, test in tests.items() if test.p_value is not None}
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    judged: dict[str, tuple[PairedTest, float | None, Verdict]] = {}
+    for name, test in tests.items():
+        verdict: Verdict = "no detectable effect" if name in adjusted else "no test possible"
+        if name in adjusted and adjusted[name] <= ALPHA:
+            verdict = "helps" if (test.mean > 0) == (direction == "max") else "hurts"
+        judged[name] = test, adjusted.get(name), verdict
+    return judged
+
+
 def _table(plan: Plan, name: str, metric: Metric, results: Sequence[RunResult]) -> Table:
     values: dict[str, dict[int, float]] = {variant.name: {} for variant in plan.variants}
     for result in results:
@@ -306,52 +339,38 @@ def _table(plan: Plan, name: str, metric: Metric, results: Sequence[RunResult]) 
         if value is not None and math.isfinite(value):
             values[result.variant][result.seed] = value
     base = values[plan.suite.baseline]
-    tests = {}
-    for variant in plan.variants:
-        if variant.name != plan.suite.baseline:
-            pairs = values[variant.name]
-            tests[variant.name] = paired_test(np.array([pairs[seed] - base[seed] for seed in pairs if seed in base]))
-    tested = {name: test.p_value for name, test in tests.items() if test.p_value is not None}
-    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
-    rows = [
-        _row(variant.name, values[variant.name], base, tests.get(variant.name), adjusted, metric)
-        for variant in plan.variants
-    ]
-    if rows[1:] and all(row.p_holm is not None for row in rows[1:]):
+    judged = judge(values, plan.suite.baseline, metric.direction)
+    num_tests = sum(p_holm is not None for _, p_holm, _ in judged.values())
+    rows = []
+    for variant, found in values.items():
+        numbers = list(found.values())
+        row = Row(
+            variant,
+            found,
+            mean=float(np.mean(numbers)) if numbers else math.nan,
+            sd=float(np.std(numbers, ddof=1)) if len(numbers) > 1 else math.nan,
+        )
+        if variant in judged:
+            test, p_holm, verdict = judged[variant]
+            differences = {seed: value - base[seed] for seed, value in found.items() if seed in base}
+            row = replace(row, differences=differences, test=test, p_holm=p_holm, verdict=verdict)
+            row = _with_plan_of_seeds(row, metric, num_tests)
+        rows.append(row)
+    if rows[1:] and num_tests == len(rows) - 1:
         sign = 1 if metric.direction == "max" else -1
         rows[1:] = sorted(rows[1:], key=lambda row: -sign * row.test.mean if row.test else 0.0)
-    return Table(name, metric.direction, len(tested), rows)
+    return Table(name, metric.direction, num_tests, rows)
 
 
-def _row(
-    name: str,
-    values: dict[int, float],
-    base: Mapping[int, float],
-    test: PairedTest | None,
-    adjusted: Mapping[str, float],
-    metric: Metric,
-) -> Row:
-    numbers = list(values.values())
-    mean = float(np.mean(numbers)) if numbers else math.nan
-    sd = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else math.nan
-    row = Row(name, values, mean, sd, {}, test, None, "baseline", None, None, None)
-    if test is None:
+def _with_plan_of_seeds(row: Row, metric: Metric, num_tests: int) -> Row:
+    """What this many seeds can show, and how many would be needed."""
+    test = row.test
+    if test is None or row.p_holm is None or not test.sd:
         return row
-    row = replace(row, differences={seed: value - base[seed] for seed, value in values.items() if seed in base})
-    p_holm = adjusted.get(name)
-    if p_holm is None:
-        return replace(row, verdict="no test possible")
-    verdict: Verdict = "no detectable effect"
-    if p_holm <= ALPHA:
-        verdict = "helps" if (test.mean > 0) == (metric.direction == "max") else "hurts"
-    alpha = ALPHA / len(adjusted)  # what Holm's correction asks of the smallest p-value
+    alpha = ALPHA / num_tests  # what Holm's correction asks of the smallest p-value
     effect = metric.effect or abs(test.mean)
-    if not test.sd:
-        return replace(row, p_holm=p_holm, verdict=verdict)
     return replace(
         row,
-        p_holm=p_holm,
-        verdict=verdict,
         detectable=detectable_effect(test.count, test.sd, alpha),
         effect=effect,
         seeds_needed=seeds_needed(effect, test.sd, alpha) if effect else None,
@@ -437,30 +456,13 @@ def _run_json(result: RunResult) -> dict[str, Any]:
     }
 
 
+# fmt: off
 _COLUMNS = [
-    "metric",
-    "direction",
-    "variant",
-    "runs",
-    "mean",
-    "sd",
-    "pairs",
-    "difference",
-    "sd_of_differences",
-    "t_low",
-    "t_high",
-    "bootstrap_low",
-    "bootstrap_high",
-    "p",
-    "p_holm",
-    "p_permutation",
-    "d_z",
-    "verdict",
-    "detectable",
-    "effect",
-    "seeds_needed",
-    "seconds",
+    "metric", "direction", "variant", "runs", "mean", "sd",
+    "pairs", "difference", "sd_of_differences", "t_low", "t_high", "bootstrap_low", "bootstrap_high",
+    "p", "p_holm", "p_permutation", "d_z", "verdict", "detectable", "effect", "seeds_needed", "seconds",
 ]
+# fmt: on
 
 
 def _csv(comparison: Comparison) -> str:

@@ -278,9 +278,7 @@ def read_plan(folder: Path) -> Plan:
         suite = Suite.model_validate(plan["config"])
         name, data, threads = plan["suite"], plan["data"], plan["threads"]
     except FileNotFoundError:
-        raise UserError(
-            f"{folder} is no suite's folder: it has no {PLAN}; `ablate run SUITE --out` makes one"
-        ) from None
+        raise UserError(f"{folder} is no suite's folder: it has no {PLAN}; `ablate run` makes one") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{folder / PLAN} is damaged or of another version; `ablate run` writes it anew") from None
     begun = [variant for variant in variants_of(suite) if (folder / f"config_{variant.name}.json").exists()]

@@ -56,7 +56,7 @@ def _forest(axes: Axes, table: Table) -> None:
         assert row.test is not None
         color = COLORS[row.verdict]
         differences = list(row.differences.values())
-        axes.scatter(differences, [height] * len(differences), s=14, color=color, alpha=0.35, linewidths=0)
+        axes.scatter(differences, [height - 0.2] * len(differences), s=16, color=color, alpha=0.6, linewidths=0)
         if row.test.t_interval is not None:
             axes.hlines(height, *row.test.t_interval, color=color, linewidth=2)
         axes.plot([row.test.mean], [height], "o", color=color, markersize=7)
@@ -75,8 +75,6 @@ def _forest(axes: Axes, table: Table) -> None:
 
 def _curves(axes: Axes, comparison: Comparison, metric: str) -> None:
     """Mean over the seeds, with a band of one standard deviation."""
-    from matplotlib import colormaps
-
     names = [row.variant for row in comparison.tables[0].rows]
     drawn = 0
     for name in names[:MOST_CURVES]:
@@ -85,7 +83,7 @@ def _curves(axes: Axes, comparison: Comparison, metric: str) -> None:
         if curve is None:
             continue
         steps, mean, spread = curve
-        color = COLORS["baseline"] if name == names[0] else colormaps["tab20"](drawn)
+        color = COLORS["baseline"] if name == names[0] else _color(drawn)
         axes.plot(steps, mean, color=color, linewidth=2.2 if name == names[0] else 1.4, label=_plain(name))
         axes.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0)
         drawn += 1
@@ -98,6 +96,14 @@ def _curves(axes: Axes, comparison: Comparison, metric: str) -> None:
     else:
         axes.text(0.5, 0.5, "no run logs it along training", ha="center", va="center", transform=axes.transAxes)
     _clean(axes, "both")
+
+
+def _color(index: int) -> tuple[float, float, float, float]:
+    """Of tab20 the strong colors first: its light ones stand beside them."""
+    from matplotlib import colormaps
+
+    color: tuple[float, float, float, float] = colormaps["tab20"]((2 * index) % 20 + index // 10)
+    return color
 
 
 def mean_curve(runs: Sequence[RunResult], metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

@@ -230,6 +230,11 @@ def runner_is_alive(folder: Path) -> bool:
         return True
 
 
+def some_finished(plan: Plan) -> bool:
+    """Whether there is anything to compare."""
+    return any(read_record(paths).state == "finished" for paths in plan.paths())
+
+
 def require_all_finished(plan: Plan) -> None:
     """
     Raises:

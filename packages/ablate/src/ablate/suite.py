@@ -57,7 +57,7 @@ class Budget(Recipe):
     """What a run may take."""
 
     timeout: float = Field(0.0, ge=0)
-    """Seconds of training after which a run is stopped; 0: no limit."""
+    """Seconds after which a run is stopped, pauses left out; 0: no limit."""
     memory_gib: float = Field(0.0, ge=0)
     """Memory that a run needs, in GiB: fewer jobs run at once where they would not fit; 0: not counted."""
     gpus: float = Field(1.0, ge=0)
