@@ -144,7 +144,7 @@ def jobs_of(plan: Plan, options: Options) -> list[Job]:
             environment=environment,
             working_directory=os.getcwd(),
             threads=plan.threads,
-            gpus=suite.budget.gpus if options.gpu_ids or options.executor != "local" else 0.0,
+            gpus=gpus_of(plan, options),
             memory_gib=suite.budget.memory_gib,
             timeout=suite.budget.timeout,
             health=health,
@@ -155,6 +155,11 @@ def jobs_of(plan: Plan, options: Options) -> list[Job]:
 
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def gpus_of(plan: Plan, options: Options) -> float:
+    """GPUs that a run takes."""
+    return plan.suite.budget.gpus or (1.0 if options.gpu_ids else 0.0)
 
 
 def filled(words: Sequence[str], values: Mapping[str, str]) -> list[str]:

@@ -21,6 +21,7 @@ from ablate.plan import (
     Plan,
     check_changes,
     filled,
+    gpus_of,
     jobs_of,
     make_plan,
     needs_preparing,
@@ -169,7 +170,7 @@ def _lacks_metrics(plan: Plan, paths: JobPaths) -> UserError | None:
 def _executor(plan: Plan, options: Options) -> Iterator[Executor]:
     budget = plan.suite.budget
     jobs = options.jobs or (1 if options.executor == "local" else None)
-    shares = Shares(jobs, plan.threads, tuple(options.gpu_ids), budget.gpus, budget.memory_gib)
+    shares = Shares(jobs, plan.threads, tuple(options.gpu_ids), gpus_of(plan, options), budget.memory_gib)
     executor = open_executor(options.executor, shares, options.executor_options)
     try:
         yield executor

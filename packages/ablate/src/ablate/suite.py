@@ -60,8 +60,8 @@ class Budget(Recipe):
     """Seconds after which a run is stopped, pauses left out; 0: no limit."""
     memory_gib: float = Field(0.0, ge=0)
     """Memory that a run needs, in GiB: fewer jobs run at once where they would not fit; 0: not counted."""
-    gpus: float = Field(1.0, ge=0)
-    """GPUs that a run takes of those in --gpu-ids; below 1 several runs share one."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs that a run takes; below 1 several runs share one. 0: one of those in --gpu-ids, and none elsewhere."""
     health_every: float = Field(60.0, gt=0)
     """Seconds between looks at a run's health under --stop-on."""
 

@@ -14,7 +14,7 @@ import ray
 
 from ablate.executors import Shares
 from ablate.jobs import Job, Record, Stopped, run_job
-from trainworks.console import UserError
+from trainworks.console import UserError, warn
 
 NODE_RETRIES = 3
 """Times that a run is gone on with elsewhere after its node was lost."""
@@ -28,6 +28,12 @@ class RayExecutor:
         self.slots = shares.jobs or 10**6
         self._running: dict[ray.ObjectRef[Any], Job] = {}
         self._stopping = False
+        here = ray.cluster_resources()
+        if shares.threads > here.get("CPU", 0) or shares.gpus > here.get("GPU", 0):
+            warn(
+                f"runs wait for a node that has what they take, {shares.threads} CPUs and {shares.gpus:g} GPUs; the "
+                f"cluster now has {here.get('CPU', 0):g} and {here.get('GPU', 0):g}"
+            )
 
     def submit(self, job: Job) -> None:
         wanted = {"num_cpus": job.threads, "num_gpus": job.gpus, "memory": int(job.memory_gib * 2**30) or None}
