@@ -150,11 +150,10 @@ def status(
     from dataclasses import asdict
 
     from ablate.plan import read_plan
-    from ablate.run import runner_is_alive
     from ablate.table import curve_of, plain_table, status_lines
 
     plan = read_plan(folder)
-    lines = status_lines(plan, runner_is_alive(folder))
+    lines = status_lines(plan)
     if json_:
         for line in lines:
             print(json.dumps(asdict(line)))

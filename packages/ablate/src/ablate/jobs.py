@@ -86,16 +86,17 @@ class Job:
 
     @property
     def paths(self) -> JobPaths:
-        return JobPaths(self.folder, self.variant, self.seed)
+        return JobPaths(self.folder, self.variant, self.seed, bool(self.evaluate))
 
 
 @dataclass(frozen=True)
 class JobPaths:
-    """Where a run and what is known of it lie."""
+    """Where a run and what is known of it lie; `evaluated` if it is not finished before it has been evaluated."""
 
     folder: Path
     variant: str
     seed: int
+    evaluated: bool = False
 
     @property
     def runs(self) -> Path:
@@ -107,7 +108,7 @@ class JobPaths:
 
     @property
     def record(self) -> Path:
-        """State, error, attempts and the settings that memory took."""
+        """State, error, attempts and the settings that memory took; a run that finished at once needs none."""
         return self.runs / f"seed_{self.seed}.json"
 
     @property
@@ -135,7 +136,7 @@ class Record:
     Attributes:
         state: see `State`.
         error: why it isn't finished, in a line; empty otherwise.
-        attempts: processes that were started for its training.
+        attempts: processes for its training that have ended.
         for_memory: settings that overrule the variant's since memory did not suffice.
     """
 
@@ -150,11 +151,11 @@ class Stopped(BaseException):
 
 
 def read_record(paths: JobPaths) -> Record:
-    """What is remembered of a run; a waiting one's if nothing is."""
+    """What is remembered of a run or, if nothing is, what its directory says: finished or waiting."""
     try:
         return Record(**json.loads(paths.record.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        return Record()
+        return Record("finished", "", 1) if is_done(paths) else Record()
     except (ValueError, TypeError):
         raise UserError(f"{paths.record} is damaged; remove it, and the run is judged by its directory") from None
 
@@ -168,10 +169,27 @@ def read_run(run: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def is_done(paths: JobPaths, evaluated: bool) -> bool:
-    """Whether nothing is left to do: trained and, where that is asked for, evaluated."""
+def is_trained(paths: JobPaths) -> bool:
+    """Whether the training has finished."""
     run = read_run(paths.run)
-    return run is not None and run.get("status") == "finished" and (not evaluated or paths.evaluation.exists())
+    return run is not None and run.get("status") == "finished"
+
+
+def is_done(paths: JobPaths) -> bool:
+    """Whether nothing is left to do: trained and, where that is asked for, evaluated."""
+    return is_trained(paths) and (not paths.evaluated or paths.evaluation.exists())
+
+
+def is_running(paths: JobPaths) -> bool:
+    """Whether a process of the run, or its runner, is alive."""
+    try:
+        with open(paths.lock) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def begin_command(job: Job, for_memory: Mapping[str, Any]) -> list[str]:
@@ -202,10 +220,13 @@ def run_job(job: Job, asked_to_stop: Callable[[], bool] = lambda: False) -> Reco
         if paths.live_log.exists():
             _keep_log(paths, f"{job.name}, left by a runner that was killed", ())
         record = read_record(paths)
-        if not is_done(paths, evaluated=False):
-            record = _train(job, record, lock, asked_to_stop)
-        if is_done(paths, evaluated=False):
-            record = _evaluate(job, record, lock, asked_to_stop)
+        try:
+            if not is_trained(paths):
+                record = _train(job, record, lock, asked_to_stop)
+            if is_trained(paths):
+                record = _evaluate(job, record, lock, asked_to_stop)
+        finally:
+            lock.truncate(0)  # the id of a process that has ended must never be asked to end
         return record
 
 
@@ -217,7 +238,6 @@ def _train(job: Job, record: Record, lock: IO[str], asked_to_stop: Callable[[], 
             return _remember(paths, record, "timeout", f"trained for {spent:.0f} s without an end")
         command = _next_command(job, record)
         record = Record("running", "", record.attempts + 1, record.for_memory)
-        write_json(paths.record, vars(record))
         kills, began = kernel_kills(), time.monotonic()
         try:
             ended = _watch(job, command, lock, asked_to_stop, job.timeout - spent if job.timeout else 0.0)
@@ -367,7 +387,6 @@ def _evaluate(job: Job, record: Record, lock: IO[str], asked_to_stop: Callable[[
     paths = job.paths
     if not job.evaluate or paths.evaluation.exists():
         return _remember(paths, record, "finished", "")
-    record = _remember(paths, record, "running", "")
     printed = paths.runs / f"seed_{paths.seed}.stdout"
     try:
         with (
@@ -448,7 +467,7 @@ def _claim(lock: IO[str]) -> None:
                 asked = pid
                 _signal_group(int(pid), signal.SIGKILL if waited > GRACE else signal.SIGTERM)
             time.sleep(0.05)
-    lock.truncate(0)  # the id of a process that has ended must never be asked again
+    lock.truncate(0)
 
 
 def _keep_log(paths: JobPaths, title: str, command: Sequence[str]) -> str:
@@ -472,8 +491,10 @@ def _last_words(said: str) -> str:
 
 
 def _remember(paths: JobPaths, record: Record, state: State, error: str) -> Record:
-    """Write the record with another state and error, unless nothing changes."""
+    """Write the record with another state and error. What the run's directory says itself is not written: publishing a
+    file costs more than all else that is done for a short run."""
     changed = Record(state, error, record.attempts, record.for_memory)
-    if changed != record:
+    tells_itself = state == "finished" and record.attempts <= 1 and not record.for_memory
+    if paths.record.exists() or not tells_itself:
         write_json(paths.record, vars(changed))
     return changed

@@ -71,7 +71,7 @@ def check_finished_runs(plan: Plan) -> None:
         UserError: a run that is finished lacks one of the metrics.
     """
     for paths in plan.paths():
-        if is_done(paths, evaluated=bool(plan.suite.evaluate)):
+        if is_done(paths) and read_record(paths).state == "finished":
             require_metrics(collect(paths, plan.suite.metrics), plan.suite.metrics, plan.folder)
 
 
@@ -119,7 +119,7 @@ def run_suite(plan: Plan, options: Options, quiet: bool) -> None:
         for job in jobs_of(plan, options):
             record = read_record(job.paths)
             stopped = record.state == "stopped" and bool(options.stop_on)
-            if (record.state == "finished" and is_done(job.paths, bool(job.evaluate))) or stopped:
+            if (record.state == "finished" and is_done(job.paths)) or stopped:
                 done[job.name] = record
             else:
                 waiting.append(job)
@@ -220,15 +220,6 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def runner_is_alive(folder: Path) -> bool:
-    """Whether `ablate run` is at work in the folder."""
-    try:
-        with locked(folder):
-            return False
-    except UserError:
-        return True
 
 
 def some_finished(plan: Plan) -> bool:

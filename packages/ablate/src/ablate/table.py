@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ablate.jobs import JobPaths, Record, last_record, read_record, read_run
+from ablate.jobs import JobPaths, Record, is_running, last_record, read_record, read_run
 from ablate.plan import Plan
 from ablate.suite import flatten
 from trainworks.console import info
@@ -141,13 +141,15 @@ def _seconds_left(plan: Plan, paths: JobPaths, last: Mapping[str, Any]) -> float
     return max(0.0, float(last["time"]) * (total / last["epoch"] - 1))
 
 
-def status_lines(plan: Plan, runner_is_alive: bool) -> list[Line]:
+def status_lines(plan: Plan) -> list[Line]:
     """What a suite's folder shows, from any other process."""
     lines = []
     for paths in plan.paths():
         record = read_record(paths)
-        if record.state == "running" and not runner_is_alive:
-            record = Record("interrupted", record.error, record.attempts, record.for_memory)
+        if is_running(paths):
+            record = Record("running", "", record.attempts, record.for_memory)
+        elif record.state == "waiting" and paths.run.exists():
+            record = Record("interrupted", "", record.attempts, record.for_memory)
         lines.append(run_line(plan, paths, record))
     return lines
 
