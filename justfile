@@ -71,6 +71,14 @@ accept-babi TASKS *args: sync
 bench-stories *args: sync
     {{ run }} --with accelerate python tools/bench_stories.py {{ args }}
 
+# Is what ablate says of a suite true? 2,000 simulated suites with known effects for each kind of noise.
+accept-statistics *args: sync
+    {{ run }} python tools/simulate_suites.py {{ args }}
+
+# What ablate's scheduling adds to each of 500 trivial runs.
+bench-scheduling *args: sync
+    {{ run }} python tools/bench_scheduling.py {{ args }}
+
 # Rewrite what is generated: the command references in the READMEs and each tool's constraints.txt.
 docs: sync
     {{ run }} python tools/command_reference.py

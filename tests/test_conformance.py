@@ -26,6 +26,7 @@ class Tool:
 TOOLS = [
     Tool("disc-train", "disc_train", ("train", "builtin:fair", "--out")),
     Tool("qa-train", "qa_train", ("train", "data", "--out"), ("make-stories", "--out", "data", "--train", "9")),
+    Tool("ablate", "ablate", ("run", "qa-train", "--out")),
 ]
 
 

@@ -108,7 +108,7 @@ def test_killing_anything_at_random_changes_nothing(suite, undisturbed, tmp_path
 
 
 def test_a_training_that_outlived_its_runner_is_asked_to_save_and_gone_on_with(suite, ablate, tmp_path, run_json):
-    path, out = suite(BODY), tmp_path / "out"
+    path, out = suite(BODY.replace("steps = 12", "steps = 60")), tmp_path / "out"
     process = start(path, out)
     while len(list(out.glob("checkpoints_*/*/checkpoints/last"))) < 2:
         time.sleep(0.02)
