@@ -92,7 +92,7 @@ def run(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Example: ablate run suites/voice-gan.toml --seeds 3 --jobs 2 --ablations baseline no_gan --epochs 10
+    """Example: ablate run qa-train --seeds 3 --jobs 2 --ablations lstm_pointer lstm_baseline --epochs 10
 
     Run every variant with every seed, each in a process of its own, and compare them with the baseline. The same
     command again goes on where it was stopped. Prints the comparison; exit status 1 if a run did not finish.

@@ -136,9 +136,9 @@ def _seconds_left(plan: Plan, paths: JobPaths, last: Mapping[str, Any]) -> float
     if not plan.suite.epochs or not last.get("epoch") or not last.get("time"):
         return None
     total = flatten((read_run(paths.run) or {}).get("config") or {}).get(plan.suite.epochs)
-    if not isinstance(total, int | float):
+    if not isinstance(total, int | float) or last["epoch"] >= total:  # what comes after the epochs tells nothing
         return None
-    return max(0.0, float(last["time"]) * (total / last["epoch"] - 1))
+    return float(last["time"]) * (total / last["epoch"] - 1)
 
 
 def status_lines(plan: Plan) -> list[Line]:
