@@ -85,7 +85,7 @@ def train(run: Run, recipe: FakeRecipe) -> int:
     state = run.checkpoints_path / "last" / "state.json"
     step = json.loads(state.read_text())["step"] if state.exists() else 0
     noise = random.Random(f"{recipe.seed} {recipe.quality}").gauss(0, recipe.noise)
-    common = random.Random(recipe.seed).gauss(0, recipe.shared)
+    final = recipe.quality + random.Random(recipe.seed).gauss(0, recipe.shared) + noise
     print(f"threads {os.environ.get('OMP_NUM_THREADS')} gpus {os.environ.get('CUDA_VISIBLE_DEVICES')}")
     with MetricsWriter(run.metrics_path) as metrics, StopFlag() as stop:
         metrics.truncate_after(step)
@@ -96,11 +96,11 @@ def train(run: Run, recipe: FakeRecipe) -> int:
                 raise RuntimeError("this variant cannot be trained")
             time.sleep(recipe.training.step_seconds)
             step += 1
-            value = (recipe.quality + common + noise) * step / recipe.training.steps
+            value = final * step / recipe.training.steps
             metrics.write(step, {"valid/accuracy": value, "train/loss": 1 - value}, epoch=step)
             state.parent.mkdir(exist_ok=True)
             write_json(state, {"step": step})
-    run.finish({"valid/accuracy": value, "valid/loss": 1 - value})
+    run.finish({"valid/accuracy": final, "valid/loss": 1 - final})
     return 0
 
 

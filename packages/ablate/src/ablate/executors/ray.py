@@ -87,6 +87,6 @@ def open_executor(shares: Shares, options: Mapping[str, str]) -> RayExecutor:
             logging_level=logging.ERROR,
             **sizes,
         )
-    except ConnectionError as error:
-        raise UserError(f"no Ray cluster: {error}") from None
+    except Exception as error:  # Ray itself raises bare Exceptions when a node does not start in time
+        raise UserError(f"no Ray cluster: {' '.join(str(error).split())[:300]}") from None
     return RayExecutor(shares)
