@@ -35,7 +35,16 @@ def test_a_dry_run_refuses_the_data_that_training_would_refuse(changes, reason, 
     assert (ended.status, ended.out) == (2, "")
     assert f"{data / 'valid.jsonl'}, line 1: " in ended.err
     assert reason in ended.err
-    assert qa_train("train", tmp_path / "nowhere", "--out", tmp_path / "run", "--dry-run").status == 2
+
+
+def test_a_dry_run_without_data_checks_the_recipe_and_says_so(tmp_path, qa_train):
+    ended = qa_train("train", tmp_path / "nowhere", "--out", tmp_path / "run", "--dry-run")
+    assert (ended.status, ended.err) == (
+        0,
+        f"warning: {tmp_path}/nowhere does not exist: only the recipe was checked\n",
+    )
+    assert json.loads(ended.out)["words"] is None
+    assert qa_train("train", tmp_path / "nowhere", "--out", tmp_path / "run", "--dry-run", "--set", "x=1").status == 2
 
 
 def test_a_dry_run_of_a_resumption_trains_nothing(run, qa_train):

@@ -26,7 +26,7 @@ from trainworks.config import Resolved
 from trainworks.console import Interrupted, UserError
 from trainworks.files import atomic_write, fsync_directory, json_ready, sha256_file, write_json
 
-__all__ = ["SCHEMA", "Run", "atomic_write", "input_record", "json_ready", "sha256_file", "write_json"]
+__all__ = ["SCHEMA", "Run", "atomic_write", "check_free", "input_record", "json_ready", "sha256_file", "write_json"]
 
 SCHEMA = 1
 """Version of run.json's layout."""
@@ -89,9 +89,9 @@ class Run:
             UserError: the name is taken, or another process is writing that run.
         """
         path = Path(path)
-        taken = path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir())))
-        if taken and not overwrite:
-            raise UserError(f"{path} exists; name another --out, or give --resume or --overwrite")
+        taken = is_taken(path)
+        if not overwrite:
+            check_free(path)
         record = {
             "schema": SCHEMA,
             "id": f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}",
@@ -201,6 +201,21 @@ class Run:
             raise RuntimeError(f"{self.path} is open for reading")
         self.record = json_ready({**self.record, **changes})
         write_json(self.path / "run.json", self.record)
+
+
+def is_taken(path: Path) -> bool:
+    """Whether a run can't be made there without --overwrite: an empty directory is taken over."""
+    return path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir())))
+
+
+def check_free(path: Path) -> None:
+    """Refuse a taken name; for tools that prepare a while before `Run.create`.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    if is_taken(path):
+        raise UserError(f"{path} exists; name another --out, or give --resume or --overwrite")
 
 
 def input_record(path: str | Path, *, rows: int | None = None) -> dict[str, Any]:

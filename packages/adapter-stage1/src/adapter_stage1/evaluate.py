@@ -171,7 +171,13 @@ def evaluate_run(
         if name == "raw" and raw is not None:
             found[name] = raw
             continue
-        rebuilt_UD, bits = rebuilders.rebuild(name, rows_U)
+        try:
+            rebuilt_UD, bits = rebuilders.rebuild(name, rows_U)
+        except UserError as error:
+            if rungs:
+                raise
+            info(f"left out: {error}")
+            continue
         # What rebuilds the same embeddings gets the same answers.
         same = next((entry for entry in answered if torch.equal(entry[0], rebuilt_UD)), None)
         if same is None:
@@ -280,7 +286,7 @@ class Rebuilders:
             made = rivals(table, covariance.pca(), width, self.seed, weights)
             self._rivals = {rival.name.removeprefix("pca+"): rival for rival in made}
         if name not in self._rivals:
-            raise UserError(f"rung {name} needs more bits than the latents have; leave it out")
+            raise UserError(f"rung {name} needs more bits than the latents have")
         return self._rivals[name]
 
     def _as_tensor(self, array: np.ndarray) -> Tensor:

@@ -93,11 +93,12 @@ def find_model(name: str) -> Path:
 
 
 def model_digest(path: Path) -> str:
-    """SHA-256 of a GGUF file, or over a directory's config and weights in the order of their names."""
+    """SHA-256 of a GGUF file, or over a directory's config, weights and tokenizer in the order of their names."""
     if path.is_file():
         return sha256_file(path)
     digest = hashlib.sha256()
-    for file in [path / "config.json", *sorted(path.glob("*.safetensors")), *sorted(path.glob("*.bin"))]:
+    patterns = ("config.json", "*.safetensors", "*.bin", "*token*", "vocab.*", "merges.txt")
+    for file in sorted({file for pattern in patterns for file in path.glob(pattern)}):
         digest.update(f"{file.name} {sha256_file(file)}\n".encode())
     return digest.hexdigest()
 

@@ -273,16 +273,23 @@ def print_dry_run(resolved: Any, data: Path, out: Path) -> None:
     from qa_train.data import read_splits
     from qa_train.encoding import Vocabulary, encode
     from qa_train.train import max_words
+    from trainworks.console import warn
 
-    splits, inputs = read_splits(data.resolve())
-    vocabulary = Vocabulary.of(splits["train"])
-    for examples, record in zip(splits.values(), inputs, strict=True):
-        encode(examples, vocabulary, record["path"], max_words(resolved.recipe))
+    inputs: list[dict[str, Any]] = []
+    num_words: int | None = None
+    if data.exists():
+        splits, inputs = read_splits(data.resolve())
+        vocabulary = Vocabulary.of(splits["train"])
+        for examples, record in zip(splits.values(), inputs, strict=True):
+            encode(examples, vocabulary, record["path"], max_words(resolved.recipe))
+        num_words = len(vocabulary) - 1
+    else:  # a pipeline may plan before it makes its data
+        warn(f"{data} does not exist: only the recipe was checked")
     written = ("run.json", "metrics.jsonl", "vocabulary.json", "checkpoints/", "plots/", "reports/valid/")
     plan = {
         "data": str(data),
         "inputs": inputs,
-        "words": len(vocabulary) - 1,
+        "words": num_words,
         "out": str(out),
         "config": resolved.config,
         "config_sources": resolved.provenance,
