@@ -39,7 +39,7 @@ def values(out):
 
 @pytest.mark.parametrize("name", ["ray", "slurm"])
 def test_another_executor_comes_to_the_same(suite, ablate, tmp_path, expected, record, name):
-    pytest.importorskip({"ray": "ray", "slurm": "submitit"}[name])
+    pytest.importorskip(f"ablate.executors.{name}")
     options = {"ray": ["--executor-option", "num_cpus=2"], "slurm": ["--executor-option", "cluster=local"]}[name]
     out = tmp_path / name
     ended = ablate("run", suite(BODY), "--out", out, "--jobs", 2, "--threads", 1, "--executor", name, *options)
@@ -49,7 +49,9 @@ def test_another_executor_comes_to_the_same(suite, ablate, tmp_path, expected, r
 
 
 def test_ray_stops_what_runs_and_shares_gpus(tmp_path):
-    ray = pytest.importorskip("ray")
+    pytest.importorskip("ablate.executors.ray")  # which tells Ray, before it is imported, not to start workers by uv
+    import ray
+
     script = tmp_path / "train.py"
     script.write_text(
         textwrap.dedent("""

@@ -6,9 +6,14 @@ All nodes need the suite's folder at the same path (a shared file system), this 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
+
+# Under `uv run` Ray would start its workers by `uv run` too, in a packed copy of the working directory, where a
+# workspace's environment is not found: they die, and runs wait for ever. Read when ray is imported.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 import ray
 
