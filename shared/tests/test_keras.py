@@ -1,9 +1,11 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from trainworks.console import UserError
-from trainworks.threads import choose_threads
+from trainworks.threads import choose_threads, count_cores
 
 keras = pytest.importorskip("keras")
 
@@ -53,3 +55,9 @@ def test_threads_are_counted_and_refused_below_one() -> None:
     assert choose_threads() >= 1
     with pytest.raises(UserError, match="at least 1"):
         choose_threads(0)
+
+
+def test_threads_asked_for_after_the_first_operation_are_those_in_force() -> None:
+    code = "from trainworks import keras as core; core.keras.ops.ones(2); print(core.set_threads(), core.set_threads(1))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == [str(count_cores())] * 2

@@ -13,7 +13,7 @@ from typing import Any
 from trainworks.console import UserError
 from trainworks.files import atomic_write
 from trainworks.seeding import derive
-from trainworks.threads import choose_threads
+from trainworks.threads import choose_threads, count_cores
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -64,14 +64,15 @@ def resolve_device(name: str) -> str:
 def set_threads(threads: int | None = None) -> int:
     """Set TensorFlow's compute threads, as `choose_threads` says, and return their number.
 
-    TensorFlow takes them once, before its first operation; a later call in the same process changes nothing.
+    TensorFlow takes them once, before its first operation; a later call in the same process changes nothing and returns
+    the number in force, which is every core of the process where nobody had set one.
     """
     threads = choose_threads(threads)
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:
-        return tf.config.threading.get_intra_op_parallelism_threads()
+        return tf.config.threading.get_intra_op_parallelism_threads() or count_cores()
     return threads
 
 

@@ -29,8 +29,13 @@ def choose_threads(threads: int | None = None) -> int:
     return threads
 
 
+def count_cores() -> int:
+    """The cores that this process may run on, whatever its quota of time on them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _usable_cores() -> float:
-    cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = count_cores()
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):
