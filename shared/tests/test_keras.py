@@ -58,6 +58,6 @@ def test_threads_are_counted_and_refused_below_one() -> None:
 
 
 def test_threads_asked_for_after_the_first_operation_are_those_in_force() -> None:
-    code = "from trainworks import keras as core; core.keras.ops.ones(2); print(core.set_threads(), core.set_threads(1))"
+    code = "from trainworks import keras as c; c.keras.ops.ones(2); print(c.set_threads(), c.set_threads(1))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.split() == [str(count_cores())] * 2

@@ -124,6 +124,7 @@ def tiny_model(tmp_path_factory, train_json) -> Path:
     )
     fast.save_pretrained(folder)
     transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=len(fast),

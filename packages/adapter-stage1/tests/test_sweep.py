@@ -7,10 +7,16 @@ SMALL = ["--threads", 1, "--device", "cpu", "--set", "training.epochs=1", "--set
 
 
 @pytest.fixture(scope="module")
-def command(train_json, dev_json, recipe_file):
-    """A sweep of two ratios, two objectives and two seeds, but for its --out."""
+def small(train_json, dev_json, recipe_file):
+    """What all sweeps of these tests have in common."""
     files = ["--data", train_json, "--test", dev_json, "--config", recipe_file, "--questions", 6]
-    return ["sweep", *files, *SMALL, "--ratios", 4, 8, "--objectives", "recon", "default", "--seeds", 0, "1"]
+    return ["sweep", *files, *SMALL]
+
+
+@pytest.fixture(scope="module")
+def command(small):
+    """A sweep of two ratios, two objectives and two seeds, but for its --out."""
+    return [*small, "--ratios", 4, 8, "--objectives", "recon", "default", "--seeds", 0, "1"]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +101,27 @@ def test_more_seeds_add_to_a_sweep(sweep, adapter_stage1, command, tmp_path):
     ended = adapter_stage1(*command, "--seeds", 2, "--ratios", 4, "--out", out, "--json")
     found = json.loads(ended.out)
     assert {group["seeds"] for group in found["summary"]} == {3}
+
+
+def test_a_run_that_diverges_is_named_and_the_others_are_judged(adapter_stage1, small, tmp_path, monkeypatch):
+    from adapter_stage1 import train
+
+    real = train.recon_loss
+    calls = iter(range(1000))
+    # The first run's first step meets NaN, as a learning rate far too high would make it.
+    monkeypatch.setattr(train, "recon_loss", lambda *args: real(*args) * (float("nan") if next(calls) == 0 else 1))
+    ended = adapter_stage1(
+        *small, "--ratios", 4, "--seeds", 0, 1, "--set", "objectives.token_ce=0", "--out", tmp_path / "sweep"
+    )
+    assert (ended.status, "1 of 2 runs diverged" in ended.err) == (3, True)
+    found = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    assert (found["diverged"], len(found["cells"])) == (["ratio_04/default/seed_0"], 1)
+
+
+def test_a_dry_run_names_the_runs_and_writes_nothing(adapter_stage1, command, tmp_path):
+    ended = adapter_stage1(*command, "--out", tmp_path / "sweep", "--dry-run")
+    assert len(ended.out.splitlines()) == 8
+    assert not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.parametrize(

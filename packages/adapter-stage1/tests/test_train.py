@@ -304,6 +304,24 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on(
     assert_same_run(out, unbroken)
 
 
+def test_a_run_goes_on_with_the_prompt_format_that_it_began_with(
+    recipe_file, train_json, tmp_path, adapter_stage1, monkeypatch
+):
+    import adapter_stage1.train as loop
+
+    out, format = tmp_path / "run", tmp_path / "mine.json"
+    query = "{context}\n{question}"
+    format.write_text(json.dumps({"header": "", "shot": f"{query} {{answer}}\n", "query": query, "stop": ["\n"]}))
+    real = loop.table_losses
+    monkeypatch.setattr(loop, "table_losses", lambda *given: os.kill(os.getpid(), signal.SIGTERM) or real(*given))
+    options = ["--config", recipe_file, "--set", f"prompt.format={format}", "--threads", 1, "--out", out]
+    assert adapter_stage1("train", "--data", train_json, *options).status == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    format.unlink()
+    ended = adapter_stage1("train", "--resume", out)
+    assert ended.status == 0, ended.err
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(recipe_file, train_json, tmp_path, adapter_stage1):
     out = tmp_path / "run"
     options = ["--config", recipe_file, "--set", "training.learning_rate=1e30", "--set", "training.clip_norm=1e6"]

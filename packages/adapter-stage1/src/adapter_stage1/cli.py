@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from trainworks.console import AnswerNo, UserError, entry, set_quiet, version_callback
+from trainworks.console import AnswerNo, NonFinite, UserError, entry, set_quiet, version_callback
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -264,6 +264,7 @@ def sweep(
     preset: Preset = None,
     set_: Set = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 16,
+    dry_run: Annotated[bool, typer.Option(help="Name the runs, and write nothing.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print what OUT/sweep.json holds.")] = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -298,6 +299,10 @@ def sweep(
 
     weights = {name: objective_flags(parts) for name, parts in objective_names(objectives or ["default"]).items()}
     cells = plan_sweep(ratios, weights, seeds or [0], recipe)
+    if dry_run:
+        for cell in cells:
+            print(out / cell.name)
+        return
     found = run_sweep(
         cells,
         data or Path("builtin:facts"),
@@ -310,6 +315,8 @@ def sweep(
         threads=threads,
     )
     print(json.dumps(found.to_json(), indent=2, ensure_ascii=False) if json_ else console_table(found))
+    if found.diverged:
+        raise NonFinite(f"{len(found.diverged)} of {len(cells)} runs diverged and are in no mean")
 
 
 @app.command(short_help="Find the prompt format that suits a model.", cls=ManyValues)

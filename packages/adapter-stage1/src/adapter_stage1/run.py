@@ -127,7 +127,9 @@ def resume_run(
         language_model = load_language_model(name, recipe.model.dtype, resolve_device(device), recipe.model.device_map)
     if begun:
         check_model(path, language_model)
-    setting, shots = prepare(language_model, recipe, examples)
+    written = path / "prompt.json"
+    format = read_prompt(written)[0] if written.exists() else None
+    setting, shots = prepare(language_model, recipe, examples, format)
     with Run.resume(path, tool=TOOL) as resumed:
         _fit(resumed, recipe, setting, shots, tracker)
     return path
@@ -149,9 +151,12 @@ def _fit(run: Run, recipe: TrainRecipe, setting: Setting, shots: Sequence[Exampl
 
 
 def prepare(
-    language_model: LanguageModel, recipe: TrainRecipe, examples: list[Example]
+    language_model: LanguageModel, recipe: TrainRecipe, examples: list[Example], format: PromptFormat | None = None
 ) -> tuple[Setting, list[Example]]:
     """Split and tokenise the examples and fit the compressor; the setting and the worked examples.
+
+    Args:
+        format: the one that a run was begun with, if its file may have changed since; else the recipe's is read.
 
     Raises:
         UserError: fewer examples than wanted worked examples, prompts that the model's window can't hold, or a layer
@@ -164,7 +169,7 @@ def prepare(
         raise UserError(
             f"objectives.hidden_layers: the model has no layer {absent}; its last is {num_states - 1}, or -1"
         )
-    format = read_format(recipe.prompt.format)
+    format = format or read_format(recipe.prompt.format)
     train_examples, valid = by_article_split(examples, config.valid_share, recipe.prompt.seed)
     shots = choose_shots(train_examples, recipe.prompt.shots, recipe.prompt.seed)
     limit = min(config.max_prompt_tokens, language_model.window)

@@ -22,7 +22,7 @@ from adapter_stage1.language_model import LanguageModel, load_language_model
 from adapter_stage1.report import definitions, figure, page, table
 from adapter_stage1.run import TOOL, load_trained, resume_run, start_run
 from trainworks.config import Resolved
-from trainworks.console import UserError, info
+from trainworks.console import NonFinite, UserError, info, warn
 from trainworks.files import atomic_write, json_ready, write_json
 from trainworks.run import Run
 from trainworks.torch import resolve_device, set_threads
@@ -74,11 +74,13 @@ class Sweep:
         token_id_bits: what sending the tokens themselves would take.
         cells: ratio, objective, seed, run (its directory and its id), number of questions and, by name, the rungs
             without their answers.
+        diverged: names of the cells whose training met NaN or infinity; they are in no mean.
     """
 
     settings: dict[str, Any]
     token_id_bits: int
     cells: list[dict[str, Any]]
+    diverged: list[str]
 
     @property
     def num_questions(self) -> int:
@@ -123,6 +125,7 @@ class Sweep:
                 "baseline": self.baseline,
                 "summary": [asdict(group) for group in self.groups()],
                 "cells": self.cells,
+                "diverged": self.diverged,
             }
         )
 
@@ -207,6 +210,7 @@ def run_sweep(
 
     Raises:
         UserError: bad data, a ratio that doesn't divide the model's width, a run there that has another recipe.
+        NonFinite: every run diverged. One that does is named in the result, and the others go on.
     """
     wanted = list(dict.fromkeys(["raw", "adapter", *rungs]))
     unknown = next((name for name in wanted if name not in RUNGS), None)
@@ -230,13 +234,23 @@ def run_sweep(
     judged = judged_before(out, settings, cells)
     baseline: Rung | None = None
     bits = math.ceil(math.log2(len(language_model.table)))
+    diverged: list[str] = []
+
+    def so_far() -> Sweep:
+        return Sweep(settings, bits, [judged[cell.name] for cell in cells if cell.name in judged], diverged)
+
     for number, cell in enumerate(cells, 1):
         info(f"{number}/{len(cells)}: {cell.name}")
         run = out / cell.name
-        if not run.exists():
-            start_run(cell.resolved, data, run, device, threads, "none", False, language_model)
-        elif Run.open(run).record["status"] != "finished":
-            resume_run(run, device, threads, "none", language_model)
+        try:
+            if not run.exists():
+                start_run(cell.resolved, data, run, device, threads, "none", False, language_model)
+            elif Run.open(run).record["status"] != "finished":
+                resume_run(run, device, threads, "none", language_model)
+        except NonFinite as error:
+            warn(f"{cell.name}: {error}")
+            diverged.append(cell.name)
+            continue
         if cell.name not in judged:
             trained = load_trained(run, device=device, threads=threads, language_model=language_model)
             report = evaluate_run(trained, test, wanted, questions, batch_size=batch_size, raw=baseline)
@@ -249,10 +263,11 @@ def run_sweep(
                 "questions": len(report.examples),
                 "rungs": report.to_json()["rungs"],
             }
-            write_sweep(out, Sweep(settings, bits, [judged[other.name] for other in cells if other.name in judged]))
-    sweep = Sweep(settings, bits, [judged[cell.name] for cell in cells])
-    write_sweep(out, sweep)
-    return sweep
+            write_sweep(out, so_far())
+    if len(diverged) == len(cells):
+        raise NonFinite("every run of the sweep diverged; lower training.learning_rate")
+    write_sweep(out, so_far())
+    return so_far()
 
 
 def check_same_run(path: Path, cell: Cell, data_sha256: str) -> None:

@@ -94,20 +94,22 @@ def train(setting: Setting, recipe: TrainRecipe, loop: Loop, adapter: Adapter) -
     steps_an_epoch = -(-len(setting.prompts) // config.batch_size)
     total, step = config.epochs * steps_an_epoch, 0
     unvalidated: dict[str, float] | None = None
+    num_parts = recipe.grad_accum
     if (loop.checkpoints.directory / "last").exists():
         folder, meta = loop.checkpoints.load("last")
         load_weights(folder / WEIGHTS, adapter)
         optimizer.load_state_dict(load_state(folder / STATE))
         step, balance.running, unvalidated = meta["step"], meta["balance"], meta["unvalidated"]
+        num_parts = meta["num_parts"]  # the order of sums depends on it, and another GPU may hold more
     loop.metrics.truncate_after(step)
-    num_parts = recipe.grad_accum or find_num_parts(setting, recipe, adapter)
+    num_parts = num_parts or find_num_parts(setting, recipe, adapter)
 
     def save(metrics: dict[str, float], unvalidated: dict[str, float] | None = None) -> None:
         def write(folder: Path) -> None:
             save_weights(folder / WEIGHTS, adapter)
             save_state(folder / STATE, optimizer.state_dict())
 
-        meta = {"metrics": metrics, "balance": balance.running, "unvalidated": unvalidated}
+        meta = {"metrics": metrics, "balance": balance.running, "unvalidated": unvalidated, "num_parts": num_parts}
         loop.checkpoints.publish(step, write, meta)
 
     def end_epoch(values: dict[str, float]) -> None:
