@@ -10,9 +10,9 @@ default:
 sync:
     uv sync --all-packages --all-extras --quiet
 
-# Run the tests; arguments go to pytest.
+# Run the tests, on two cores; arguments go to pytest.
 test *args: sync
-    {{ run }} pytest {{ args }}
+    {{ run }} pytest --numprocesses 2 --dist loadfile {{ args }}
 
 # Check style, types, the walls between packages and their declared dependencies.
 lint: sync
