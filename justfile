@@ -92,6 +92,10 @@ accept-adapter-qwen TRAIN DEV: fetch-qwen
             --rung adapter --rung adapter-snapped --rung lookup --threads 1; \
     done
 
+# Answers in batches beside transformers' generate, one question at a time: the ratio for adapter-stage1's README.
+bench-answers DATA *args: sync
+    {{ run }} python tools/bench_answers.py --data {{ DATA }} {{ args }}
+
 # Options 1, 2 and 3 of adapter-stage1 on equal budgets, three seeds.
 accept-objectives TRAIN TEST *args: sync
     {{ run }} adapter-stage1 sweep --data {{ TRAIN }} --test {{ TEST }} --questions 100 --ratios 8 \
