@@ -3,7 +3,8 @@ import shutil
 
 import pytest
 
-SMALL = ["--threads", 1, "--device", "cpu", "--set", "training.epochs=1", "--set", "training.examples=8"]
+SMALL = ["--threads", 1, "--device", "cpu", "--set", "training.epochs=1"]
+FEW = ["--set", "training.examples=8"]
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def small(train_json, dev_json, recipe_file):
 @pytest.fixture(scope="module")
 def command(small):
     """A sweep of two ratios, two objectives and two seeds, but for its --out."""
-    return [*small, "--ratios", 4, 8, "--objectives", "recon", "default", "--seeds", 0, "1"]
+    return [*small, *FEW, "--ratios", 4, 8, "--objectives", "recon", "default", "--seeds", 0, "1"]
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +41,11 @@ def test_a_run_for_each_ratio_objective_and_seed(sweep):
     config = json.loads((out / "ratio_08/recon/seed_1/run.json").read_text())["config"]
     weights = {name: weight for name, weight in config["objectives"].items() if weight and isinstance(weight, float)}
     assert (config["compressor"]["ratio"], config["seed"], weights) == (8, 1, {"recon": 1.0})
-    assert [line.split()[:3] for line in ended.out.splitlines()[2:6]] == [
-        ["4x", "recon", "adapter"],
-        ["4x", "default", "adapter"],
-        ["8x", "recon", "adapter"],
-        ["8x", "default", "adapter"],
+    assert [line.split()[:4] for line in ended.out.splitlines()[2:6]] == [
+        ["4x", "recon", "8", "adapter"],
+        ["4x", "default", "8", "adapter"],
+        ["8x", "recon", "8", "adapter"],
+        ["8x", "default", "8", "adapter"],
     ]
     assert ended.err.count("raw: F1") == 1  # the baseline is answered once for all
     assert (out / "pareto.png").read_bytes().startswith(b"\x89PNG")
@@ -56,7 +57,7 @@ def test_a_cell_is_what_train_and_evaluate_would_have_made(
 ):
     out, _ = sweep
     run = tmp_path / "run"
-    recipe = ["--config", recipe_file, *SMALL, "--ratio", 8, "--objective", "recon", "--seed", 1]
+    recipe = ["--config", recipe_file, *SMALL, *FEW, "--ratio", 8, "--objective", "recon", "--seed", 1]
     assert adapter_stage1("train", "--data", train_json, *recipe, "--out", run).status == 0
     options = ["--rung", "adapter", "--questions", 6, "--threads", 1, "--device", "cpu", "--json"]
     alone = json.loads(adapter_stage1("evaluate", run, "--data", dev_json, *options).out)
@@ -103,6 +104,18 @@ def test_more_seeds_add_to_a_sweep(sweep, adapter_stage1, command, tmp_path):
     assert {group["seeds"] for group in found["summary"]} == {3}
 
 
+def test_runs_on_more_and_more_questions_make_a_scaling_curve(adapter_stage1, small, tmp_path):
+    out = tmp_path / "sweep"
+    ended = adapter_stage1(*small, "--ratios", 4, "--examples", 8, 16, "--out", out)
+    assert ended.status == 0, ended.err
+    for examples in (8, 16):
+        record = json.loads((out / f"ratio_04/default/examples_{examples:05}/seed_0/run.json").read_text())
+        assert record["config"]["training"]["examples"] == examples
+    assert [line.split()[2] for line in ended.out.splitlines()[2:4]] == ["8", "16"]
+    assert (out / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "index.html").read_text().count("data:image/png") == 2
+
+
 def test_a_run_that_diverges_is_named_and_the_others_are_judged(adapter_stage1, small, tmp_path, monkeypatch):
     from adapter_stage1 import train
 
@@ -111,7 +124,7 @@ def test_a_run_that_diverges_is_named_and_the_others_are_judged(adapter_stage1, 
     # The first run's first step meets NaN, as a learning rate far too high would make it.
     monkeypatch.setattr(train, "recon_loss", lambda *args: real(*args) * (float("nan") if next(calls) == 0 else 1))
     ended = adapter_stage1(
-        *small, "--ratios", 4, "--seeds", 0, 1, "--set", "objectives.token_ce=0", "--out", tmp_path / "sweep"
+        *small, *FEW, "--ratios", 4, "--seeds", 0, 1, "--set", "objectives.token_ce=0", "--out", tmp_path / "sweep"
     )
     assert (ended.status, "1 of 2 runs diverged" in ended.err) == (3, True)
     found = json.loads((tmp_path / "sweep/sweep.json").read_text())

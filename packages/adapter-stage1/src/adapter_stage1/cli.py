@@ -239,7 +239,7 @@ class ManyValues(TyperCommand):
         return super().parse_args(ctx, spelled_out)
 
 
-@app.command(short_help="Train and judge ratio by objective by seed.", cls=ManyValues)
+@app.command(short_help="Train and judge ratio by objective by examples by seed.", cls=ManyValues)
 def sweep(
     out: Annotated[Path, typer.Option(help="Folder for the runs and what they come to; goes on if it is there.")],
     ratios: Annotated[list[int], typer.Option(help="Width of embeddings over width of latents; one or more.")],
@@ -253,6 +253,9 @@ def sweep(
             help="Objectives, combinations such as recon+token-ce, default (the recipe's), or all: each alone and "
             "default; one or more. Default: default."
         ),
+    ] = None,
+    examples: Annotated[
+        list[int] | None, typer.Option(help="Training questions; one or more; default: the recipe's number.")
     ] = None,
     seeds: Annotated[list[int] | None, typer.Option(help="One run for each; default: 0.")] = None,
     rungs: Annotated[
@@ -273,13 +276,15 @@ def sweep(
     """Example: adapter-stage1 sweep --data train-v1.1.json --test dev-v1.1.json --questions 200 --ratios 2 4 8 16 32
     --objectives all --seeds 0 1 2 --out runs/sweep
 
-    One run for each ratio, objective and seed, in OUT/ratio_08/recon/seed_0, all judged on the same questions. The same
-    command goes on where it was stopped. Shows means over seeds; writes sweep.json, pareto.png and index.html.
+    One run for each ratio, objective, number of examples and seed, in OUT/ratio_08/recon/seed_0, all judged on the same
+    questions. The same command goes on where it was stopped. Shows means over seeds; writes sweep.json, pareto.png,
+    scaling.png if examples vary, and index.html.
     """
     import json
 
     from adapter_stage1.config import PRESETS, TrainRecipe
-    from adapter_stage1.sweep import console_table, objective_names, plan_sweep, run_sweep
+    from adapter_stage1.sweep import objective_names, plan_sweep, run_sweep
+    from adapter_stage1.sweep_report import console_table
     from trainworks.config import resolve
 
     set_quiet(quiet)
@@ -298,7 +303,7 @@ def sweep(
         )
 
     weights = {name: objective_flags(parts) for name, parts in objective_names(objectives or ["default"]).items()}
-    cells = plan_sweep(ratios, weights, seeds or [0], recipe)
+    cells = plan_sweep(ratios, weights, examples, seeds or [0], recipe)
     if dry_run:
         for cell in cells:
             print(out / cell.name)

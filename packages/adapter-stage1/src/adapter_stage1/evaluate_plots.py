@@ -34,15 +34,15 @@ SAME_PLACE = 1.6
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a Pareto plot: F1 in percent by ratio, over S seeds.
+    """One line of a sweep's plots: F1 in percent over ratios, or over numbers of training questions.
 
     Attributes:
-        ratios: ascending.
+        xs: ratios or numbers, ascending.
         means: of F1 over the seeds.
         deviations: their standard deviations, 0 for one seed.
     """
 
-    ratios: Sequence[int]
+    xs: Sequence[int]
     means: Sequence[float]
     deviations: Sequence[float]
 
@@ -110,14 +110,23 @@ def plot_pareto(curves: Mapping[str, Curve], baseline: float) -> bytes:
         curves: by objective.
         baseline: F1 of the true embeddings.
     """
+    return _plot_curves(curves, baseline, "width of embeddings over width of latents", "{}x")
+
+
+def plot_scaling(curves: Mapping[str, Curve], baseline: float) -> bytes:
+    """F1 against the number of training questions, as `plot_pareto` draws it against the ratio."""
+    return _plot_curves(curves, baseline, "training questions", "{:,}")
+
+
+def _plot_curves(curves: Mapping[str, Curve], baseline: float, label: str, tick: str) -> bytes:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     axes.axhline(baseline, color=BASELINE, linestyle="--", linewidth=1.3, label="true embeddings")
     for number, ((name, curve), (colour, marker)) in enumerate(zip(curves.items(), cycle(LINES), strict=False)):
         # A little apart, so that lines on top of each other and their bars can be told apart.
-        ratios = np.array(curve.ratios) * 2 ** (0.035 * (number - (len(curves) - 1) / 2))
+        xs = np.array(curve.xs) * 2 ** (0.035 * (number - (len(curves) - 1) / 2))
         axes.errorbar(
-            ratios,
+            xs,
             curve.means,
             yerr=curve.deviations,
             color=colour,
@@ -127,15 +136,15 @@ def plot_pareto(curves: Mapping[str, Curve], baseline: float) -> bytes:
             capsize=3,
             label=name,
         )
-    every = sorted({ratio for curve in curves.values() for ratio in curve.ratios})
+    every = sorted({x for curve in curves.values() for x in curve.xs})
     axes.set_xscale("log", base=2)
-    axes.set_xticks(every, [f"{ratio}x" for ratio in every])
+    axes.set_xticks(every, [tick.format(x) for x in every])
     axes.set_xticks([], minor=True)
     axes.set_xlim(every[0] / 1.25, every[-1] * 1.25)
     highest = max(baseline, *(max(curve.means) for curve in curves.values()))
     axes.set_ylim(0, min(104, 1.2 * highest + 2))
-    axes.set_xlabel("width of embeddings over width of latents")
-    axes.set_ylabel("F1 of the adapter, percent")
+    axes.set_xlabel(label)
+    axes.set_ylabel("F1, percent")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize="small")
