@@ -104,6 +104,14 @@ accept-objectives TRAIN TEST *args: sync
         --set training.max_prompt_tokens=200 --set training.valid_questions=8 \
         --out runs/accept-objectives {{ args }}
 
+# How surely does diag see planted faults, how often does it cry wolf? The tables of its README, on held-out seeds.
+accept-health *args: sync
+    {{ run }} python tools/calibrate_health.py --out runs/accept-health {{ args }}
+
+# Time and memory of diag health on a million records (300 MB).
+bench-health *args: sync
+    {{ run }} python tools/bench_health.py {{ args }}
+
 # Training throughput of qa-train's Transformer beside the Hugging Face Trainer.
 bench-stories *args: sync
     {{ run }} --with accelerate python tools/bench_stories.py {{ args }}

@@ -14,12 +14,12 @@ HEAVY = {"torch", "tensorflow", "keras", "pandas", "transformers", "neptune", "s
 
 @dataclass(frozen=True)
 class Tool:
-    """One command: how it is imported, how training with the built-in data is asked for and, where that is in files,
-    how they are made in the working directory."""
+    """One command: how it is imported, how training with the built-in data is asked for (empty where it trains
+    nothing) and, where that is in files, how they are made in the working directory."""
 
     command: str
     module: str
-    train: tuple[str, ...]
+    train: tuple[str, ...] = ()
     make_data: tuple[str, ...] = ()
 
 
@@ -28,6 +28,7 @@ TOOLS = [
     Tool("disc-train", "disc_train", ("train", "builtin:fair", "--out")),
     Tool("qa-train", "qa_train", ("train", "data", "--out"), ("make-stories", "--out", "data", "--train", "9")),
     Tool("ablate", "ablate", ("run", "qa-train", "--out")),
+    Tool("diag", "diag"),
 ]
 
 
@@ -85,6 +86,7 @@ def test_version_is_the_distributions(tool: Tool) -> None:
     assert re.fullmatch(rf"{tool.command} \d+\.\d+\.\d+\n", shown.stdout)
 
 
+@pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool.train], ids=lambda tool: tool.command)
 def test_an_unknown_key_names_the_nearest_and_leaves_no_run(tool: Tool, tmp_path: os.PathLike[str]) -> None:
     out = os.path.join(tmp_path, "run")
     if tool.make_data:
