@@ -112,6 +112,10 @@ accept-health *args: sync
 bench-health *args: sync
     {{ run }} python tools/bench_health.py {{ args }}
 
+# What diag's report in a training loop costs, beside a step of a 10 M-parameter model.
+bench-diagnostics *args: sync
+    {{ run }} python tools/bench_diagnostics.py {{ args }}
+
 # Training throughput of qa-train's Transformer beside the Hugging Face Trainer.
 bench-stories *args: sync
     {{ run }} --with accelerate python tools/bench_stories.py {{ args }}

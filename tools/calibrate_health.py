@@ -49,7 +49,7 @@ class Fault:
 
 
 FAULTS = [
-    Fault("exploding gradients", ("digits", "sequence"), ("exploding_gradients", "not_finite")),
+    Fault("exploding gradients", ("digits", "sequence"), ("exploding_gradients", "diverging_loss", "not_finite")),
     Fault("vanishing gradients", ("digits", "sequence"), ("vanishing_gradients", "dead_layer")),
     Fault("learning rate too high", ("digits", "sequence"), ("diverging_loss", "exploding_gradients", "not_finite")),
     Fault("dead layer", ("digits",), ("dead_layer",)),
@@ -183,17 +183,16 @@ def gan(rng: np.random.Generator, fault: str, objective: str) -> Step:
             real[0] = math.nan
         # Something that only real things carry, such as another normalisation: the generator cannot make it.
         flag = 1.0 if faulty and fault == "discriminator too strong" else 0.0
-        frozen = faulty and fault == "collapse to one mode"  # then the generator runs to the frozen one's summit
+        noise = torch.randn(2, batch, latent)
+        if faulty and fault == "collapse to one mode":
+            noise[:] = noise[:, :1].clone()  # one draw for the whole batch: all outputs are the same
         with torch.no_grad():
-            fake = generator(torch.randn(batch, latent))
+            fake = generator(noise[0])
         on_real, on_fake = discriminator(padded(real, flag)), discriminator(padded(fake))
         d_loss = d_loss_of(on_real, on_fake)
         values = {"disc/loss": d_loss.item(), "disc/real": on_real.mean().item(), "disc/fake": on_fake.mean().item()}
-        if not frozen:
-            values |= {"grad_norm/disc": descend(d_optimizer, d_loss, {"disc": discriminator})["grad_norm/disc"]}
-        for group in g_optimizer.param_groups:
-            group["lr"] = rate * (5 if frozen else 1)
-        fake = generator(torch.randn(batch, latent))
+        values |= {"grad_norm/disc": descend(d_optimizer, d_loss, {"disc": discriminator})["grad_norm/disc"]}
+        fake = generator(noise[1])
         g_loss = g_loss_of(discriminator(padded(fake)))
         values |= {"gen/adv_loss": g_loss.item()}
         values |= {"grad_norm/gen": descend(g_optimizer, g_loss, {"gen": generator})["grad_norm/gen"]}
@@ -251,14 +250,16 @@ def train(task: str, fault: str, seed: int, log: Path) -> int:
     rng = np.random.default_rng(seed)
     onset = int(rng.integers(150, 400)) if fault else 0
     step = TASKS[task](rng, fault)
-    began = time.perf_counter()
+    began, usual = time.perf_counter(), 0.0
     with open(log, "w") as file:
         for number in range(1, (onset + WITHIN if onset else STEPS) + 1):
             faulty = 0 < onset <= number
             if faulty and fault == "stalled loader":
-                time.sleep(0.03)
+                time.sleep(max(0.03, 20 * usual))
             record = {"step": number, "time": time.perf_counter() - began, **step(number, faulty)}
             file.write(json.dumps(json_ready(record)) + "\n")
+            if number == onset - 1:
+                usual = (time.perf_counter() - began) / number
     return onset
 
 

@@ -25,6 +25,7 @@ from diag.embedding_metrics import (
 )
 from diag.embeddings_findings import console_text, findings
 from diag.embeddings_read import Labelled, checked, read_embeddings
+from diag.extras import require
 from trainworks.console import UserError
 from trainworks.files import write_json
 
@@ -128,11 +129,15 @@ def _by_label(
             for first, second, cosine in pairs_of_labels
         ],
         "outliers": [
-            {**stray, "row": int(rows[stray["row"]]), "label": str(names[stray["label"]]),
-             "nearest": str(names[stray["nearest"]])}
+            {
+                **stray,
+                "row": int(rows[stray["row"]]),
+                "label": str(names[stray["label"]]),
+                "nearest": str(names[stray["nearest"]]),
+            }
             for stray in strays
         ],
-    }  # fmt: skip
+    }
 
 
 def _cosines(
@@ -191,8 +196,9 @@ def embeddings_cli(
         seed: of all draws.
 
     Raises:
-        UserError: the input is no set of embeddings.
+        UserError: the input is no set of embeddings, or the extra is not installed.
     """
+    require("embeddings", "sklearn", *(["matplotlib"] if plots and out is not None else []))
     found = read_embeddings(source, labels, label_column)
     result = analyse(found, seed)
     if out is not None:

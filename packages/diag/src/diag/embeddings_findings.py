@@ -29,36 +29,77 @@ def findings(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     shape = result["geometry"]
     if result["not_finite"]:
-        note("not finite", "critical", f"{result['not_finite']:,} embeddings hold NaN or infinity and were left out",
-             "The encoder overflowed or got bad input.", "Look at those inputs; compute in float32.")  # fmt: skip
+        note(
+            "not finite",
+            "critical",
+            f"{result['not_finite']:,} embeddings hold NaN or infinity and were left out",
+            "The encoder overflowed or got bad input.",
+            "Look at those inputs; compute in float32.",
+        )
     if result["zero"]:
-        note("zero vectors", "warning", f"{result['zero']:,} embeddings are zero and were left out",
-             "A zero vector has no direction: silence, padding or a dead encoder.", "Look at those inputs.")  # fmt: skip
+        note(
+            "zero vectors",
+            "warning",
+            f"{result['zero']:,} embeddings are zero and were left out",
+            "A zero vector has no direction: silence, padding or a dead encoder.",
+            "Look at those inputs.",
+        )
     if shape["spread"] < COLLAPSED:
-        note("collapse", "critical", f"spread {shape['spread']:.3f} (1 covers the sphere, 0 is one point)",
-             "The encoder says nearly the same of every input.",
-             "Check that its loss pushes different inputs apart, and that it gets a gradient.")  # fmt: skip
+        note(
+            "collapse",
+            "critical",
+            f"spread {shape['spread']:.3f} (1 covers the sphere, 0 is one point)",
+            "The encoder says nearly the same of every input.",
+            "Check that its loss pushes different inputs apart, and that it gets a gradient.",
+        )
     elif shape["mean_cosine"] > CROWDED:
-        note("common direction", "warning", f"two random embeddings have cosine {shape['mean_cosine']:.2f}",
-             "A large common direction lifts every cosine: raw thresholds of other encoders do not apply.",
-             "Read the centred figures; take the mean embedding away before comparing.")  # fmt: skip
+        note(
+            "common direction",
+            "warning",
+            f"two random embeddings have cosine {shape['mean_cosine']:.2f}",
+            "A large common direction lifts every cosine: raw thresholds of other encoders do not apply.",
+            "Read the centred figures; take the mean embedding away before comparing.",
+        )
     if shape["twins"] > 0.01:
-        note("twins", "warning", f"{shape['twins']:.0%} of the embeddings have an identical twin",
-             "Repeated inputs make neighbours and silhouette look better than they are.",
-             "Remove duplicates from the data.")  # fmt: skip
+        note(
+            "twins",
+            "warning",
+            f"{shape['twins']:.0%} of the embeddings have an identical twin",
+            "Repeated inputs make neighbours and silhouette look better than they are.",
+            "Remove duplicates from the data.",
+        )
     if result["labels"] is None:
-        note("no labels", "warning", "no labels were given, so nothing is said of their separation",
-             "Same and different need labels.", "Give --labels or --label-column.")  # fmt: skip
+        note(
+            "no labels",
+            "warning",
+            "no labels were given, so nothing is said of their separation",
+            "Same and different need labels.",
+            "Give --labels or --label-column.",
+        )
     elif result["labels"]["count"] == 1:
-        note("one label", "warning", "all embeddings have one label, so there is nothing to tell apart",
-             "Separation, error rate and clusters need two labels.", "Embed inputs of several labels.")  # fmt: skip
+        note(
+            "one label",
+            "warning",
+            "all embeddings have one label, so there is nothing to tell apart",
+            "Separation, error rate and clusters need two labels.",
+            "Embed inputs of several labels.",
+        )
     elif result["centred"]["eer"] is None:
-        note("no pairs", "warning", "every embedding has a label of its own, so no pair shares one",
-             "Separation and error rate need two embeddings of a label.", "Embed several inputs a label.")  # fmt: skip
+        note(
+            "no pairs",
+            "warning",
+            "every embedding has a label of its own, so no pair shares one",
+            "Separation and error rate need two embeddings of a label.",
+            "Embed several inputs a label.",
+        )
     elif result["centred"]["band"] == "poor":
-        note("poor separation", "warning", f"same and different labels are {result['centred']['separation']:.2f} apart",
-             "Embeddings of one label are hardly closer than those of two, after centring too.",
-             "Train longer, or with a loss that compares labels (GE2E, AAM-softmax, triplet).")  # fmt: skip
+        note(
+            "poor separation",
+            "warning",
+            f"same and different labels are {result['centred']['separation']:.2f} apart",
+            "Embeddings of one label are hardly closer than those of two, after centring too.",
+            "Train longer, or with a loss that compares labels (GE2E, AAM-softmax, triplet).",
+        )
     return found
 
 

@@ -54,11 +54,11 @@ def draw(found: Labelled, out: Path, seed: int = 0) -> list[Path]:
 
 
 def _pca(embeddings: np.ndarray, few: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
-    """Two principal axes of all rows; the places of a few of them."""
+    """Two principal axes, of every so many-th row where there are more than 5,000; the places of a few rows on them."""
     centred = embeddings - embeddings.mean(axis=0)
     if embeddings.shape[1] == 1:
         return np.column_stack([centred[few], np.zeros(len(few))]), ("the one component", "")
-    basis = centred if len(centred) <= 20_000 else centred[:: len(centred) // 20_000 + 1]
+    basis = centred if len(centred) <= 5_000 else centred[:: len(centred) // 5_000 + 1]
     _, singular, axes = np.linalg.svd(basis, full_matrices=False)
     share = singular**2 / max(float((singular**2).sum()), 1e-30)
     return centred[few] @ axes[:2].T, (f"axis 1 ({share[0]:.0%} of the variance)", f"axis 2 ({share[1]:.0%})")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from diag.extras import require
 from trainworks.console import UserError
 
 SUFFIXES = (".npz", ".npy", ".parquet", ".csv")
@@ -148,11 +149,10 @@ def _read_csv(path: Path, label_column: str | None) -> tuple[Any, Any]:
 
 
 def _read_parquet(path: Path, label_column: str | None) -> tuple[Any, Any]:
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError:
-        raise UserError(f"{path}: reading Parquet wants pyarrow; install diag[parquet]") from None
+    require("embeddings", "pyarrow")
+    import pyarrow as pa
+    from pyarrow import parquet
+
     table = parquet.read_table(path)
     label = _pick(table.column_names, label_column, LABEL_NAMES, path)
     labels = None if label is None else np.array([str(value) for value in table[label].to_pylist()])

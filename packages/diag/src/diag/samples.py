@@ -18,6 +18,7 @@ from typing import Any
 
 from diag.audio import against, draw_spectrogram, measure, read_sound, resampled
 from diag.compare import cell, table
+from diag.extras import require
 from diag.page import Section, render
 from diag.report import EXPORT, write_page
 from diag.samples_page import SOUNDS, Budget, cards, sample_folders
@@ -111,6 +112,8 @@ def generate(run: Run, count: int, out: Path) -> None:
 
 def _measured(folder: Path, bar: Bar) -> dict[str, Any]:
     sounds = sorted(path for path in folder.iterdir() if path.suffix.lower() in SOUNDS)
+    if sounds:
+        require("samples", "soundfile", "pystoi", "scipy", "matplotlib")
     found: dict[str, Any] = {}
     reference = next((path for path in sounds if path.stem == REFERENCE), None)
     original = None if reference is None else _heard(reference)

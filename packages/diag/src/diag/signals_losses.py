@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from diag.curves import Curve, Log, figure, shown, smooth, sustained
+from diag.curves import Curve, Log, figure, shown, smooth, sustained, window_points
 from diag.finding import Finding
 
 SMOOTHING_POINTS = 16
@@ -140,18 +140,13 @@ def diverging(log: Log, loss: Curve) -> Iterator[Finding]:
 def sudden_drop(log: Log, loss: Curve, valid: Curve | None) -> Iterator[Finding]:
     """The training loss falls at once, and the validation loss does not."""
     limits, window = log.thresholds.losses, log.thresholds.window
-    center, spread = log.baseline(loss)
-    # The baseline must be level: early descent is steep and honest.
-    level = spread < 0.3 * np.abs(center)
-    low = (center > 0) & level & (loss.values < limits.sudden_drop * center)
-    found = sustained(low, loss.steps, window)
-    if found is None:
-        return
-    first, last = found
-    if np.median(loss.values[max(0, first - 5) : first]) < limits.abrupt * center[first]:
+    width = window_points(loss.steps, window.sustained_points, window.sustained_steps)
+    first = drop_at(loss.values, width, limits.sudden_drop, limits.drop_zscore)
+    if first is None:
         return
     step = int(loss.steps[first])
-    usual, now = float(center[first]), float(np.median(loss.values[first : last + 1]))
+    usual = float(np.median(loss.values[first - width : first]))
+    now = float(np.median(loss.values[first : first + width]))
     evidence = {"metric": loss.name, "usual": figure(usual), "now": figure(now)}
     before = after = None
     if valid is not None and (valid.steps < step).any() and (valid.steps > step).any():
@@ -162,7 +157,7 @@ def sudden_drop(log: Log, loss: Curve, valid: Curve | None) -> Iterator[Finding]
     yield Finding(
         "label_leak" if apart else "sudden_drop",
         "critical" if apart else "warning",
-        (step, int(loss.steps[last])),
+        (step, int(loss.steps[first + width - 1])),
         evidence,
         f"{loss.name} fell from {shown(usual)} to {shown(now)} at step {step:,}"
         + (f" while {valid.name} went from {shown(before)} to {shown(after)}" if apart and valid else ""),
@@ -176,6 +171,31 @@ def sudden_drop(log: Log, loss: Curve, valid: Curve | None) -> Iterator[Finding]
         ),
         loss.name,
     )
+
+
+def drop_at(values: np.ndarray, width: int, share: float, zscore: float) -> int | None:
+    """The first point from which `width` values are, in the geometric mean, below `share` of the `width` before, and
+    by far more than such windows differed before; None where there is none."""
+    if len(values) < 4 * width or values.min() < 0:
+        return None
+    total = np.concatenate([[0.0], np.cumsum(np.log(np.maximum(values, 1e-30)))])
+    means = (total[width:] - total[:-width]) / width
+    change = means[width:] - means[:-width]  # change[i]: from the window before point i + width to the one after
+    low = np.flatnonzero(change < np.log(share))
+    for group in np.split(low, np.flatnonzero(np.diff(low) > width) + 1):
+        if not len(group):
+            continue
+        at = int(group[np.argmin(change[group])])
+        before = slice(max(0, at - 8 * width), max(0, at - width))
+        past = change[before]
+        # A fall from a peak is a return.
+        if len(past) < width or means[at] > np.median(means[before]) + np.log(2):
+            continue
+        usual = np.median(past)
+        spread = 1.4826 * np.median(np.abs(past - usual))
+        if change[at] < usual - zscore * max(spread, 0.1):
+            return at + width
+    return None
 
 
 def not_learning(log: Log, loss: Curve) -> Iterator[Finding]:

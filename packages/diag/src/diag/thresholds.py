@@ -43,7 +43,7 @@ class Gradients(Recipe):
     """Times the baseline at which gradients explode. Above the spikes of healthy adversarial training. Calibrated."""
     spike_zscore: float = Field(10.0, gt=0)
     """Robust z-score of a gradient spike. ZClip (Kumar et al. 2025) clips at 2.5; ten is beyond any healthy tail."""
-    spike_factor: float = Field(3.0, gt=1)
+    spike_factor: float = Field(5.0, gt=1)
     """A spike is also this many times the median: steady norms have a MAD near 0, which makes any z-score large."""
     spike_percent: float = Field(3.0, ge=0)
     """Warn where more percent of steps are spikes. AutoClip (Seetharaman et al. 2020) clips at the 10th percentile."""
@@ -69,15 +69,15 @@ class Gradients(Recipe):
 class Losses(Recipe):
     """Losses over time."""
 
-    lost_progress: float = Field(0.8, gt=0)
+    lost_progress: float = Field(0.6, gt=0)
     """Share of all progress, start less best, that a loss must give back to count as diverging. Calibrated."""
     progress_zscore: float = Field(6.0, gt=0)
     """Progress in units of the loss's own noise below which there was none to lose. Calibrated."""
     sudden_drop: float = Field(0.2, gt=0, lt=1)
     """Share of its baseline to which a training loss falls at once where the answer has leaked. A stepped learning rate
     gives two- to threefold drops (He et al. 2016, figure 4). Calibrated."""
-    abrupt: float = Field(0.6, gt=0, lt=1)
-    """Share of the baseline at which the loss must still have been five points before it fell: else it was learning."""
+    drop_zscore: float = Field(6.0, gt=0)
+    """Robust z-score of that fall among the changes before it: in steep descent they are large. Calibrated."""
     valid_follows: float = Field(0.6, gt=0, lt=1)
     """The validation loss follows such a drop if it falls to this share; if not, the drop was no learning.
     Calibrated."""
@@ -106,8 +106,9 @@ class Adversarial(Recipe):
     dominant_loss: float = Field(0.1, gt=0)
     """A discriminator whose loss is below this while the generator's adversarial loss is above dominant_adversarial
     tells all apart. A high discriminator loss is none of that: equilibrium has one."""
-    dominant_adversarial: float = Field(1.0, gt=0)
-    """See dominant_loss: least squares gives the generator 1.0, cross-entropy log 2 = 0.69 at equilibrium."""
+    dominant_adversarial: float = Field(0.9, gt=0)
+    """See dominant_loss. At equilibrium cross-entropy gives the generator log 2 = 0.69 and least squares 0.25; before a
+    discriminator that is always right it has 1 and more."""
     dominant_accuracy: float = Field(0.98, gt=0.5, lt=1)
     """Accuracy or AUC of a discriminator that tells all apart; ProGAN-like trainings live between .5 and .9.
     Calibrated."""

@@ -23,9 +23,11 @@
   const PAD = { left: 54, right: 22, top: 14, bottom: 26 };
   const HEIGHT = 220;
 
-  // Exponential moving average without the pull to its start (Kingma and Ba 2015, section 3); gaps stay gaps.
-  const smooth = (values, weight) => {
-    if (!weight) return values;
+  // Exponential moving average without the pull to its start (Kingma and Ba 2015, section 3); gaps stay gaps. The
+  // slider is the weight for a line of 400 points; one of fewer points forgets as fast along the axis.
+  const smooth = (values, strength) => {
+    if (!strength) return values;
+    const weight = strength ** (400 / values.length);
     let sum = 0, mass = 0;
     return values.map((value) => {
       if (value === null) return null;

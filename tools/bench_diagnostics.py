@@ -1,0 +1,63 @@
+"""What `generate_diagnostics_report` costs a training of a 10 M-parameter model that calls it every 100 steps.
+
+    python tools/bench_diagnostics.py [--device cuda]
+
+Median seconds of a training step (forward, backward, Adam; a batch of 32) and of a report, in turns. A report
+must cost less than one step for 1 % overall.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+
+import torch
+from torch import nn
+
+from diag import generate_diagnostics_report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=15)
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(512, 8, 2048, batch_first=True)
+    model = nn.Sequential(nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), nn.Linear(512, 1024)).to(device)
+    critic = nn.Linear(1024, 1).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4)
+    batch = torch.randn(32, 64, 512, device=device)
+
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    steps, reports = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(arguments.rounds):
+            began = clock()
+            optimizer.zero_grad()
+            output = model(batch)
+            loss = output.square().mean()
+            loss.backward()
+            optimizer.step()
+            steps.append(clock() - began)
+            began = clock()
+            generate_diagnostics_report(
+                model=model, mpd=critic, batch=batch, device=device, losses={"loss": loss}, step=100 * (number + 1),
+                output_dir=folder,
+            )  # fmt: skip
+            reports.append(clock() - began)
+    step, report = statistics.median(steps), statistics.median(reports)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    print(
+        f"{count / 1e6:.1f} M parameters on {device}: a step {1000 * step:.0f} ms, a report {1000 * report:.0f} ms: "
+        f"{report / step:.2f} % of the time when called every 100 steps"
+    )
+
+
+if __name__ == "__main__":
+    main()
