@@ -25,8 +25,8 @@ def main() -> None:
     device = torch.device(arguments.device)
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(512, 8, 2048, batch_first=True)
-    model = nn.Sequential(nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), nn.Linear(512, 1024)).to(device)
-    critic = nn.Linear(1024, 1).to(device)
+    model = nn.Sequential(nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), nn.Linear(512, 512)).to(device)
+    critic = nn.Linear(512, 1).to(device)
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
     batch = torch.randn(32, 64, 512, device=device)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from diag.finding import Finding, Health
 from diag.health import judge
@@ -54,6 +56,12 @@ def test_exploding_gradients_name_module_and_onset(write_log: Log, rng: np.rando
     assert 300 <= finding.steps[0] <= 303
     assert finding.evidence["factor"] > 100
     assert finding.try_
+
+
+def test_weights_explode_too(write_log: Log, rng: np.random.Generator) -> None:
+    weights = noisy(rng, 10.0, share=0.01)
+    weights[300:] *= 1000
+    assert names(write_log(param_norm__head=weights)) == {"exploding_weights"}
 
 
 def test_a_few_spikes_are_nothing_and_many_are_a_warning(write_log: Log, rng: np.random.Generator) -> None:
@@ -235,6 +243,19 @@ def test_what_run_json_says_counts(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("")
     assert "non-finite loss at step 7" in the(tmp_path, "failed_run").summary
     assert names(tmp_path, "warning") == {"no_records"}
+
+
+def test_a_run_that_says_it_runs_must_have_a_writer_that_writes(tmp_path: Path) -> None:
+    record = {"schema": 1, "tool": "some-tool", "config": {}, "status": "running"}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("".join(json.dumps({"step": step, "time": step * 2.0, "loss": 1.0}) + "\n" for step in range(20)))
+    assert names(tmp_path, "warning") == {"abandoned_run"}
+    with FileLock(tmp_path / ".lock"):
+        assert health(tmp_path).verdict == "healthy"
+        os.utime(log, (0, log.stat().st_mtime - 1000))
+        finding = the(tmp_path, "silent_run")
+    assert (finding.level, finding.evidence["process"]) == ("critical", os.getpid())
 
 
 def test_one_finding_for_ten_thousand_metrics(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ for index in range(count):
     folder = out / f"sample_{{index}}"
     folder.mkdir(parents=True, exist_ok=True)
     voice = sum(np.sin(2 * np.pi * 150 * h * time + np.sin(9 * time)) / h for h in range(1, 9)) / 4
-    soundfile.write(folder / "original.wav", voice, 16000)
-    soundfile.write(folder / "reconstruction.wav", 0.9 * voice, 16000)
+    soundfile.write(folder / "original.wav", voice, 16000, subtype="FLOAT")
+    soundfile.write(folder / "reconstruction.wav", 0.9 * voice, 16000, subtype="FLOAT")
     soundfile.write(folder / "converted_to_p2.wav", np.clip(5 * voice, -1, 1), 16000)
     (folder / "metadata.json").write_text(json.dumps({{"speaker": "p1", "speaker_similarity": 0.8}}))
 """

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator
 
 import numpy as np
 
 from diag.curves import Log, baseline, figure, shown, sustained
 from diag.finding import Finding
+from diag.holder import writer_of
 
 NOTES = {
     "no_records": ("no_records", "nothing has been logged", "There is nothing to judge."),
@@ -27,6 +30,7 @@ NOTES = {
 def flow_findings(log: Log) -> Iterator[Finding]:
     """All findings on the log itself and its pace."""
     yield from ended(log)
+    yield from unattended(log)
     yield from damaged(log)
     if len(log.series) > 1:
         yield from steps_back(log)
@@ -53,6 +57,39 @@ def ended(log: Log) -> Iterator[Finding]:
         if "NonFinite" not in error
         else ("go back to the last good checkpoint", "lower the learning rate and clip gradients"),
     )
+
+
+def unattended(log: Log) -> Iterator[Finding]:
+    """A run that says that it runs, but nobody writes it, or whoever does has been silent for long."""
+    limits, run = log.thresholds.flow, log.run
+    if run.record is None or run.record.get("status") != "running" or not sys.platform.startswith("linux"):
+        return
+    last = int(log.series.steps[-1]) if len(log.series) else 0
+    writer = writer_of(run.path)
+    if writer is None:
+        yield Finding(
+            "abandoned_run",
+            "warning",
+            (last, last),
+            {"status": "running"},
+            "run.json says that it runs, but no process on this machine writes it",
+            "It was killed without a word (out of memory, power), or runs on another machine.",
+            ("go on with --resume", "look at the kernel's log for an out-of-memory kill"),
+        )
+        return
+    times = log.series.times[np.isfinite(log.series.times)]
+    pause = float(np.diff(times).max()) if len(times) > 1 else 0.0
+    silence = time.time() - (run.path / "metrics.jsonl").stat().st_mtime
+    if silence > max(limits.silent_seconds, limits.silent_factor * pause):
+        yield Finding(
+            "silent_run",
+            "critical",
+            (last, last),
+            {"seconds": figure(silence), "longest_pause": figure(pause), "process": writer},
+            f"process {writer} has logged nothing for {shown(silence)} s; its longest pause was {shown(pause)} s",
+            "It hangs: most often in a loader, a lock or a collective operation.",
+            (f"look where it hangs (py-spy dump --pid {writer})", "stop it and go on with --resume"),
+        )
 
 
 def damaged(log: Log) -> Iterator[Finding]:

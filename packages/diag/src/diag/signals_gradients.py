@@ -19,13 +19,15 @@ def gradient_findings(log: Log) -> Iterator[Finding]:
         yield from vanishing(log, curve)
         yield from dead(log, curve)
     yield from starved(log, norms)
+    for curve in log.curves("param_norm"):
+        yield from exploding(log, curve, "exploding_weights")
     for curve in log.curves("dead_units"):
         yield from dead_units(log, curve)
     for curve in log.curves("update_ratio"):
         yield from update_ratio(log, curve)
 
 
-def exploding(log: Log, curve: Curve) -> Iterator[Finding]:
+def exploding(log: Log, curve: Curve, name: str = "exploding_gradients") -> Iterator[Finding]:
     limits = log.thresholds.gradients
     center, _ = log.baseline(curve)
     above = curve.values > limits.exploding_factor * center
@@ -35,7 +37,7 @@ def exploding(log: Log, curve: Curve) -> Iterator[Finding]:
     first, last = found
     usual, worst = center[first], curve.values[first : last + 1].max()
     yield Finding(
-        "exploding_gradients",
+        name,
         "critical",
         (int(curve.steps[first]), int(curve.steps[last])),
         {"metric": curve.name, "usual": figure(usual), "worst": figure(worst), "factor": figure(worst / usual)},

@@ -69,7 +69,7 @@ class Gradients(Recipe):
 class Losses(Recipe):
     """Losses over time."""
 
-    lost_progress: float = Field(0.6, gt=0)
+    lost_progress: float = Field(0.4, gt=0)
     """Share of all progress, start less best, that a loss must give back to count as diverging. Calibrated."""
     progress_zscore: float = Field(6.0, gt=0)
     """Progress in units of the loss's own noise below which there was none to lose. Calibrated."""
