@@ -276,7 +276,7 @@ def test_thresholds_come_from_a_file_and_say_where_they_are_from(
     file.write_text(as_toml())
     assert load_thresholds(file) == load_thresholds()
     gradients = noisy(rng, 1.0)
-    gradients[300:] *= 5
+    gradients[300:] *= 8
     log = write_log(grad_norm=gradients)
     assert names(log) == set()
     file.write_text("[gradients]\nexploding_factor = 3.0\n")

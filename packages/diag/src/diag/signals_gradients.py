@@ -30,9 +30,12 @@ def gradient_findings(log: Log) -> Iterator[Finding]:
 def exploding(log: Log, curve: Curve, name: str = "exploding_gradients") -> Iterator[Finding]:
     limits = log.thresholds.gradients
     center, _ = log.baseline(curve)
-    above = curve.values > limits.exploding_factor * center
+    # Near a solved loss norms are tiny and swing widely: exploding is to be large beside all that was usual before.
+    highest = np.fmax.accumulate(center)
+    above = (curve.values > limits.exploding_factor * center) & (curve.values > limits.exploding_overall * highest)
     found = sustained(above & (center > limits.dead), curve.steps, log.thresholds.window)
-    if found is None:
+    # Out of a plateau gradients grow a hundredfold and the loss falls: that is learning.
+    if found is None or loss_fell(log, int(curve.steps[found[0]]), limits.exploding_loss):
         return
     first, last = found
     usual, worst = center[first], curve.values[first : last + 1].max()
@@ -75,7 +78,7 @@ def vanishing(log: Log, curve: Curve) -> Iterator[Finding]:
     center, _ = log.baseline(curve)
     below = (curve.values < limits.vanishing_factor * center) & (curve.values > limits.dead)
     found = sustained(below, curve.steps, window)
-    if found is None or loss_fell(log, int(curve.steps[found[0]])):
+    if found is None or loss_fell(log, int(curve.steps[found[0]]), log.thresholds.gradients.loss_kept):
         return
     first, last = found
     now = float(np.median(curve.values[first : last + 1]))
@@ -95,15 +98,15 @@ def vanishing(log: Log, curve: Curve) -> Iterator[Finding]:
     )
 
 
-def loss_fell(log: Log, step: int) -> bool:
-    """Whether the training loss after `step` lies well below what it was: then small gradients mean success."""
+def loss_fell(log: Log, step: int, share: float) -> bool:
+    """Whether the training loss after `step` is below `share` of what it was: then the gradients did their work."""
     loss = log.training_loss
     if loss is None:
         return False
     before, after = loss.values[loss.steps < step][-50:], loss.values[loss.steps >= step][-50:]
     if not len(before) or not len(after):
         return False
-    return bool(np.median(after) < log.thresholds.gradients.loss_kept * np.median(before))
+    return bool(np.median(after) < share * np.median(before))
 
 
 def dead(log: Log, curve: Curve) -> Iterator[Finding]:
@@ -112,7 +115,7 @@ def dead(log: Log, curve: Curve) -> Iterator[Finding]:
     if not zero[-1]:
         return
     found = sustained(zero, curve.steps, log.thresholds.window)
-    if found is None or loss_fell(log, int(curve.steps[found[0]])):
+    if found is None or loss_fell(log, int(curve.steps[found[0]]), log.thresholds.gradients.loss_kept):
         return
     first, last = found
     lived = bool((~zero[:first]).sum() >= 3)

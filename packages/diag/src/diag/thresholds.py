@@ -41,6 +41,10 @@ class Gradients(Recipe):
 
     exploding_factor: float = Field(20.0, gt=1)
     """Times the baseline at which gradients explode. Above the spikes of healthy adversarial training. Calibrated."""
+    exploding_overall: float = Field(5.0, gt=1)
+    """And times the highest baseline of the run so far: what comes back from nearly 0 does not explode. Calibrated."""
+    exploding_loss: float = Field(0.9, gt=0, lt=1)
+    """And the loss is not below this share of what it was: out of a plateau, large gradients are learning."""
     spike_zscore: float = Field(10.0, gt=0)
     """Robust z-score of a gradient spike. ZClip (Kumar et al. 2025) clips at 2.5; ten is beyond any healthy tail."""
     spike_factor: float = Field(5.0, gt=1)
