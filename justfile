@@ -1,5 +1,8 @@
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
+# Where it is set, every process would compile PyTorch and TensorFlow anew; empty is off.
+export PYTHONDONTWRITEBYTECODE := ""
+
 run := "uv run --no-sync"
 
 # List the recipes.
