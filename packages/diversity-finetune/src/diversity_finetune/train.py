@@ -169,7 +169,7 @@ class Trainer:
         return self._gradients(tape, loss, self.model), metrics
 
     def _gradients(self, tape: tf.GradientTape, loss: Any, network: Any) -> list[Any]:
-        found = tape.gradient(loss, network.trainable_variables, unconnected_gradients="zero")
+        found = tape.gradient(loss, network.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [tf.convert_to_tensor(gradient) for gradient in found]
 
     def _measure(self, customer_BS: Any, previous_BS: Any, reply_BT: Any) -> tuple[Any, Any, dict[str, Any]]:
