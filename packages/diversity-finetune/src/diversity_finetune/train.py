@@ -169,8 +169,10 @@ class Trainer:
         return self._gradients(tape, loss, self.model), metrics
 
     def _gradients(self, tape: tf.GradientTape, loss: Any, network: Any) -> list[Any]:
-        found = tape.gradient(loss, network.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return [tf.convert_to_tensor(gradient) for gradient in found]
+        weights = network.trainable_variables
+        found = zip(weights, tape.gradient(loss, weights), strict=True)
+        # The adversarial loss doesn't reach the posterior: replies of one's own have none.
+        return [tf.zeros(weight.shape) if each is None else tf.convert_to_tensor(each) for weight, each in found]
 
     def _measure(self, customer_BS: Any, previous_BS: Any, reply_BT: Any) -> tuple[Any, Any, dict[str, Any]]:
         """Of the averaged weights: the replies' negative log-likelihood as at inference and their words (B,), and each
