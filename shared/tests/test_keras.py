@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,9 @@ def test_threads_are_counted_and_refused_below_one() -> None:
         choose_threads(0)
 
 
-def test_threads_asked_for_after_the_first_operation_are_those_in_force() -> None:
+@pytest.mark.parametrize(("variable", "in_force"), [("", count_cores()), ("3", 3)])
+def test_threads_asked_for_after_the_first_operation_are_those_in_force(variable: str, in_force: int) -> None:
     code = "from trainworks import keras as c; c.keras.ops.ones(2); print(c.set_threads(), c.set_threads(1))"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout.split() == [str(count_cores())] * 2
+    environment = os.environ | {"TF_NUM_INTRAOP_THREADS": variable}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == [str(in_force)] * 2

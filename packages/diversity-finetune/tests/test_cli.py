@@ -76,23 +76,3 @@ def test_generate_names_the_bad_line(line, message, run, diversity_finetune):
     ended = diversity_finetune("generate", run, "--threads", 1, stdin=f'{{"message": "hello"}}\n{line}\n')
     assert ended.status == 2
     assert message in ended.err.splitlines()[-1]
-
-
-def test_the_ablation_suite_names_settings_that_exist():
-    import tomllib
-    from pathlib import Path
-
-    from diversity_finetune.config import TrainRecipe
-    from trainworks.config import resolve
-
-    suite = tomllib.loads((Path(__file__).parents[1] / "parts.toml").read_text())
-    recipes = [resolve(TrainRecipe, sets=list(_sets(variant["set"]))).recipe for variant in suite["variants"].values()]
-    assert len({recipe.model_dump_json() for recipe in [TrainRecipe(), *recipes]}) == len(recipes) + 1
-
-
-def _sets(nested, prefix=""):
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            yield from _sets(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}={json.dumps(value)}"

@@ -65,14 +65,15 @@ def set_threads(threads: int | None = None) -> int:
     """Set TensorFlow's compute threads, as `choose_threads` says, and return their number.
 
     TensorFlow takes them once, before its first operation; a later call in the same process changes nothing and returns
-    the number in force, which is every core of the process where nobody had set one.
+    the number in force: where nobody had set one, TF_NUM_INTRAOP_THREADS or every core of the process.
     """
     threads = choose_threads(threads)
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:
-        return tf.config.threading.get_intra_op_parallelism_threads() or count_cores()
+        from_environment = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)
+        return tf.config.threading.get_intra_op_parallelism_threads() or from_environment or count_cores()
     return threads
 
 

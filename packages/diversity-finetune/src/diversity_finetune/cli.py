@@ -184,11 +184,13 @@ def print_dry_run(resolved: Any, data: Path, out: Path) -> None:
     as JSON on stdout."""
     import json
 
-    from diversity_finetune.run import FINAL_WEIGHTS, read_data
+    from diversity_finetune.config import FINAL_WEIGHTS
     from trainworks.console import warn
 
     found = None
     if data.exists():
+        from diversity_finetune.run import read_data
+
         found = read_data(data)
     else:  # a pipeline may plan before it makes its data
         warn(f"{data} does not exist: only the recipe was checked")

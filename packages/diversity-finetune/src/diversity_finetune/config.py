@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from trainworks.config import Recipe
 
+FINAL_WEIGHTS = "final_model.weights.h5"
+"""Of a finished run: the weights of its best epoch."""
+
 
 class ModelConfig(Recipe):
     """The networks."""

@@ -118,7 +118,7 @@ def _csv_rows(content: bytes, source: str | Path) -> Iterator[tuple[int, dict[st
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{source} line {line} is not UTF-8; convert the file") from None
-    csv.field_size_limit(len(text) + 1)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.DictReader(io.StringIO(text, newline=""))
     for row in reader:
         if None in row or None in row.values():

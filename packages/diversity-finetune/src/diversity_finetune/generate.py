@@ -130,7 +130,7 @@ class Decoder:
             def run(*inputs: Any) -> tuple[Any, Any]:
                 return decode(self.model, self.tokenizer, *key, *inputs)
 
-            self._loops[key] = tf.function(run, input_signature=signature)
+            self._loops[key] = tf.function(run, input_signature=signature, autograph=False)
         return self._loops[key]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diversity_finetune import __version__
-from diversity_finetune.config import TrainRecipe
+from diversity_finetune.config import FINAL_WEIGHTS, TrainRecipe
 from diversity_finetune.data import DATA_JSON, SIDES, TOKENIZER_JSON, Arrays, Pair, read_arrays, read_pairs
 from diversity_finetune.tokenizer import Tokenizer
 from trainworks.checkpoint import Checkpoints
@@ -22,7 +22,6 @@ from trainworks.signals import StopFlag
 from trainworks.tracking import check_tracker, open_sink
 
 TOOL = "diversity-finetune"
-FINAL_WEIGHTS = "final_model.weights.h5"
 CURVES = {
     "loss": ["train/loss", "train/reconstruction", "valid/loss"],
     "kl": ["train/kl_customer", "train/kl_agent", "valid/kl_customer", "valid/kl_agent"],

@@ -380,7 +380,7 @@ def end_epoch(
     """Evaluate, log, lower the step size on a plateau, publish the checkpoint."""
     config = trainer.recipe.training
     values = trainer.evaluate(valid, stop)
-    values |= at.means() | {"train/learning_rate": at.learning_rate} | measure(at.epoch + 1)
+    values |= at.means() | {"train/learning_rate": at.learning_rate} | dict(measure(at.epoch + 1))
     at.epoch += 1
     loss = values[MONITOR]
     if better := not at.best or loss < at.best[0]:
