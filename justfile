@@ -105,15 +105,17 @@ accept-adapter TRAIN DEV: sync
     {{ run }} adapter-stage1 train --data {{ TRAIN }} --out runs/accept-adapter/smollm2_08 --overwrite --threads 1
     {{ run }} adapter-stage1 evaluate runs/accept-adapter/smollm2_08 --data {{ DEV }} --questions 500 --threads 1
 
-# The same with the 1.5 B reader at 8x, 16x and 32x; about an hour.
+# The same with the 1.5 B reader at 8x, 16x and 32x; an hour on a quiet core.
 accept-adapter-qwen TRAIN DEV: fetch-qwen
-    for ratio in 8 16 32; do \
-        {{ run }} adapter-stage1 train --model models/qwen2.5-coder-1.5b.gguf --ratio $ratio --data {{ TRAIN }} \
-            --set training.examples=1280 --set training.epochs=1 --set training.valid_questions=8 \
-            --out runs/accept-adapter/qwen_$ratio --overwrite --threads 1; \
-        {{ run }} adapter-stage1 evaluate runs/accept-adapter/qwen_$ratio --data {{ DEV }} --questions 200 \
-            --rung adapter --rung adapter-snapped --rung lookup --threads 1; \
-    done
+    {{ run }} adapter-stage1 sweep --model models/qwen2.5-coder-1.5b.gguf --data {{ TRAIN }} --test {{ DEV }} \
+        --questions 200 --ratios 8 16 32 --threads 1 --set prompt.format=passage --set training.examples=1280 \
+        --set training.epochs=1 --set training.valid_questions=8 --out runs/accept-adapter/qwen
+
+# How many training questions does adapter-stage1 need, with its snap and before it? Three seeds.
+accept-scaling TRAIN DEV *args: sync
+    {{ run }} adapter-stage1 sweep --data {{ TRAIN }} --test {{ DEV }} --questions 100 --ratios 8 \
+        --examples 640 2000 10000 --seeds 0 1 2 --rung adapter-unsnapped --threads 1 \
+        --out runs/accept-scaling {{ args }}
 
 # Answers in batches beside transformers' generate, one question at a time: the ratio for adapter-stage1's README.
 bench-answers DATA *args: sync
