@@ -137,6 +137,10 @@ accept-health *args: sync
 bench-health *args: sync
     {{ run }} python tools/bench_health.py {{ args }}
 
+# Time and memory of diag embeddings on 100,000 embeddings of 256 numbers.
+bench-embeddings *args: sync
+    {{ run }} python tools/bench_embeddings.py {{ args }}
+
 # What diag's report in a training loop costs, beside a step of a 10 M-parameter model.
 bench-diagnostics *args: sync
     {{ run }} python tools/bench_diagnostics.py {{ args }}
