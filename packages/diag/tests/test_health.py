@@ -128,6 +128,18 @@ def test_a_leak_is_told_from_learning_by_the_validation_loss(write_log: Log, rng
     assert names(write_log(train__loss=train, valid__loss=follows)) == set()
 
 
+def test_a_smaller_fall_after_a_short_peak_is_a_leak_if_the_validation_loss_rises(
+    write_log: Log, rng: np.random.Generator
+) -> None:
+    train, rises, stays = noisy(rng, 1.0), np.full(400, np.nan), np.full(400, np.nan)
+    train[300:310] *= 4  # the new input confuses at first
+    train[310:] *= 0.3
+    rises[::20] = stays[::20] = 1.1
+    rises[300:] *= 1.4
+    assert names(write_log(train__loss=train, valid__loss=rises)) == {"label_leak"}
+    assert names(write_log(train__loss=train, valid__loss=stays)) == set()
+
+
 def test_overfitting_is_a_warning_with_the_best_step(write_log: Log, descent: np.ndarray) -> None:
     valid = np.full(400, np.nan)
     valid[::20] = 0.5 + np.abs(np.arange(20) - 8) * 0.1

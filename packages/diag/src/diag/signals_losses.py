@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -138,22 +139,25 @@ def diverging(log: Log, loss: Curve) -> Iterator[Finding]:
 
 
 def sudden_drop(log: Log, loss: Curve, valid: Curve | None) -> Iterator[Finding]:
-    """The training loss falls at once, and the validation loss does not."""
+    """The training loss falls at once and the validation loss does not, or it falls by less and that one rises."""
     limits, window = log.thresholds.losses, log.thresholds.window
     width = window_points(loss.steps, window.sustained_points, window.sustained_steps)
     first = drop_at(loss.values, width, limits.sudden_drop, limits.drop_zscore)
+    before, after = around(valid, loss, first)
+    apart = after > limits.valid_follows * before
+    if not apart:
+        first_apart = drop_at(loss.values, width, limits.apart_drop, limits.drop_zscore)
+        low, high = around(valid, loss, first_apart)
+        if high > limits.apart_rise * low:
+            first, before, after, apart = first_apart, low, high, True
     if first is None:
         return
     step = int(loss.steps[first])
     usual = float(np.median(loss.values[first - width : first]))
     now = float(np.median(loss.values[first : first + width]))
     evidence = {"metric": loss.name, "usual": figure(usual), "now": figure(now)}
-    before = after = None
-    if valid is not None and (valid.steps < step).any() and (valid.steps > step).any():
-        before = float(np.median(valid.values[valid.steps < step][-3:]))
-        after = float(np.median(valid.values[valid.steps > step][-3:]))
+    if after:
         evidence |= {"valid_before": figure(before), "valid_after": figure(after)}
-    apart = before is not None and after is not None and after > limits.valid_follows * before
     yield Finding(
         "label_leak" if apart else "sudden_drop",
         "critical" if apart else "warning",
@@ -173,14 +177,27 @@ def sudden_drop(log: Log, loss: Curve, valid: Curve | None) -> Iterator[Finding]
     )
 
 
+def around(valid: Curve | None, loss: Curve, first: int | None) -> tuple[float, float]:
+    """The best of the last three validation losses before a point of the training loss, and the median of the last
+    three after it; (inf, 0) where there are none on both sides."""
+    if valid is None or first is None:
+        return math.inf, 0.0
+    earlier, later = valid.values[valid.steps < loss.steps[first]], valid.values[valid.steps > loss.steps[first]]
+    if not len(earlier) or not len(later):
+        return math.inf, 0.0
+    return float(earlier[-3:].min()), float(np.median(later[-3:]))
+
+
 def drop_at(values: np.ndarray, width: int, share: float, zscore: float) -> int | None:
-    """The first point from which `width` values are, in the geometric mean, below `share` of the `width` before, and
-    by far more than such windows differed before; None where there is none."""
+    """The first point from which `width` values are, in the geometric mean, below `share` of both windows of `width`
+    before, and by far more than such windows differed before; None where there is none."""
     if len(values) < 4 * width or values.min() < 0:
         return None
     total = np.concatenate([[0.0], np.cumsum(np.log(np.maximum(values, 1e-30)))])
     means = (total[width:] - total[:-width]) / width
-    change = means[width:] - means[:-width]  # change[i]: from the window before point i + width to the one after
+    level = means[:-width].copy()  # level[i]: of the window before point i + width, or of the one before a short peak
+    level[width:] = np.minimum(level[width:], level[:-width])
+    change = means[width:] - level
     low = np.flatnonzero(change < np.log(share))
     for group in np.split(low, np.flatnonzero(np.diff(low) > width) + 1):
         if not len(group):
@@ -188,8 +205,8 @@ def drop_at(values: np.ndarray, width: int, share: float, zscore: float) -> int 
         at = int(group[np.argmin(change[group])])
         before = slice(max(0, at - 8 * width), max(0, at - width))
         past = change[before]
-        # A fall from a peak is a return.
-        if len(past) < width or means[at] > np.median(means[before]) + np.log(2):
+        # A fall from a longer peak is a return.
+        if len(past) < width or level[at] > np.median(means[before]) + np.log(2):
             continue
         usual = np.median(past)
         spread = 1.4826 * np.median(np.abs(past - usual))

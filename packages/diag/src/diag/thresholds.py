@@ -85,6 +85,11 @@ class Losses(Recipe):
     valid_follows: float = Field(0.6, gt=0, lt=1)
     """The validation loss follows such a drop if it falls to this share; if not, the drop was no learning.
     Calibrated."""
+    apart_drop: float = Field(0.4, gt=0, lt=1)
+    """Share of its baseline to which a training loss falls at once where the validation loss rises: then less
+    of a fall is enough for a leak. Calibrated."""
+    apart_rise: float = Field(1.2, gt=1)
+    """That rise, over the best of the last three values before. Calibrated."""
     jump_zscore: float = Field(8.0, gt=0)
     """Robust z-score of a lasting rise (a change point), with jump_factor. Calibrated."""
     jump_factor: float = Field(1.5, gt=1)
