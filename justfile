@@ -141,6 +141,10 @@ accept-objectives TRAIN TEST *args: sync
 accept-health *args: sync
     {{ run }} python tools/calibrate_health.py --out runs/accept-health {{ args }}
 
+# Does diag judge foreign code right? PyTorch's DCGAN example on digits, sound and with two faults, three seeds.
+accept-foreign *args: sync
+    {{ run }} python tools/foreign_gan.py --out runs/accept-foreign {{ args }}
+
 # Time and memory of diag health on a million records (300 MB).
 bench-health *args: sync
     {{ run }} python tools/bench_health.py {{ args }}

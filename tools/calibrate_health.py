@@ -1,12 +1,12 @@
 """How surely does `diag health` see faults, and how often does it cry wolf?
 
-    python tools/calibrate_health.py --seeds 4000:4020 --healthy 4000:4020 --out runs/calibrate-health
+    python tools/calibrate_health.py --seeds 5000:5020 --healthy 5000:5020 --out runs/calibrate-health
 
 Small real trainings, the healthy ones of each of `TASKS`, write a metrics.jsonl, one record a step, as any training
 would. Into the faulty ones a fault is planted at a step that the seed draws. The log is judged as it stood before that
 step, where anything critical is a false alarm, and then every 25 steps until the fault's own finding is there. Widths,
-depths, learning rates, batch sizes and optimizers are drawn by the seed. Seeds below 4000 set the thresholds; those
-from 4000 on were not looked at while they were set. Prints a Markdown table for the README and writes results.json.
+depths, learning rates, batch sizes and optimizers are drawn by the seed. Seeds below 5000 set the thresholds; those
+from 5000 on were not looked at while they were set. Prints a Markdown table for the README and writes results.json.
 """
 
 from __future__ import annotations
@@ -315,8 +315,8 @@ def span(text: str) -> range:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=span, default=range(4000, 4020), help="of each fault, over its tasks in turn")
-    parser.add_argument("--healthy", type=span, default=range(4000, 4020), help="of each task without a fault")
+    parser.add_argument("--seeds", type=span, default=range(5000, 5020), help="of each fault, over its tasks in turn")
+    parser.add_argument("--healthy", type=span, default=range(5000, 5020), help="of each task without a fault")
     parser.add_argument("--only", default="", help="a fault, or healthy")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()

@@ -128,6 +128,17 @@ def test_a_leak_is_told_from_learning_by_the_validation_loss(write_log: Log, rng
     assert names(write_log(train__loss=train, valid__loss=follows)) == set()
 
 
+def test_a_loss_that_no_batch_changes_is_critical_unless_it_is_the_lowest(
+    write_log: Log, rng: np.random.Generator
+) -> None:
+    saturated, converged = noisy(rng, 1.0), noisy(rng, 1.0)
+    saturated[250:] = 100.0  # the clamp of PyTorch's BCELoss
+    converged[250:] = 0.0
+    assert "frozen_loss" in names(write_log(Loss_D=saturated), "critical")
+    assert "frozen_loss" in names(write_log(train__loss=converged), "warning")
+    assert "frozen_loss" not in names(write_log(Loss_D=noisy(rng, 1.0)), "warning")
+
+
 def test_a_smaller_fall_after_a_short_peak_is_a_leak_if_the_validation_loss_rises(
     write_log: Log, rng: np.random.Generator
 ) -> None:
@@ -150,7 +161,7 @@ def test_overfitting_is_a_warning_with_the_best_step(write_log: Log, descent: np
 def test_not_learning_and_having_learned_are_not_the_same(write_log: Log, rng: np.random.Generator) -> None:
     early = 0.4 + 2 * np.exp(-np.arange(400) / 5)
     assert names(write_log(loss=noisy(rng, 2.3, share=0.01)), "warning") == {"not_learning"}
-    assert names(write_log(loss=early), "warning") == {"plateau"}
+    assert names(write_log(loss=early * noisy(rng, 1.0, share=0.001)), "warning") == {"plateau"}
 
 
 def balanced(rng: np.random.Generator, **changes: Any) -> dict[str, Any]:

@@ -18,8 +18,11 @@ def loss_findings(log: Log) -> Iterator[Finding]:
     for curve in log:
         yield from not_finite(log, curve)
     yield from never_finite(log)
+    for curve in (*log.curves("discriminator_loss"), *log.curves("generator_loss")):
+        yield from frozen(log, curve)
     loss, valid = log.training_loss, log.validation_loss
     if loss is not None:
+        yield from frozen(log, loss)
         yield from diverging(log, loss)
         yield from sudden_drop(log, loss, valid)
         yield from not_learning(log, loss)
@@ -96,6 +99,32 @@ def never_finite(log: Log) -> Iterator[Finding]:
         )
 
 
+def frozen(log: Log, loss: Curve) -> Iterator[Finding]:
+    """One batch after another has exactly the same loss, after it had moved; at its lowest it may have converged."""
+    window = log.thresholds.window
+    moved = np.flatnonzero(np.diff(loss.values))
+    if not len(moved):
+        return
+    first = int(moved[-1]) + 1
+    if len(loss) - first < window.sustained_points or loss.steps[-1] - loss.steps[first] < window.sustained_steps:
+        return
+    yield Finding(
+        "frozen_loss",
+        "critical" if loss.values[first] > loss.values.min() else "warning",
+        (int(loss.steps[first]), int(loss.steps[-1])),
+        {"metric": loss.name, "value": figure(loss.values[first])},
+        f"{loss.name} is exactly {shown(loss.values[first])} since step {loss.steps[first]:,}",
+        "No batch changes it any more: an activation is saturated or a clamp is reached, and the gradient is zero.",
+        (
+            "go back to a checkpoint before that step",
+            "lower the learning rate",
+            "losses from logits, not from probabilities",
+            "look whether the same batch is read again and again",
+        ),
+        loss.name,
+    )
+
+
 def diverging(log: Log, loss: Curve) -> Iterator[Finding]:
     """The loss gives back what it had won, or goes beyond where it began."""
     limits, window = log.thresholds.losses, log.thresholds.window
@@ -110,7 +139,10 @@ def diverging(log: Log, loss: Curve) -> Iterator[Finding]:
     noise = 1.4826 * float(np.median(differences)) / np.sqrt(2)
     progress = start - best
     won = progress > limits.progress_zscore * noise
-    lost = won & (loss.values - best > limits.lost_progress * progress)
+    # Less of a loss is enough where the loss has become unsteady as well.
+    unsteady = smooth(np.abs(np.diff(loss.values, prepend=loss.values[0])), SMOOTHING_POINTS) > limits.unsteady * noise
+    share = np.where(unsteady, limits.lost_progress / 2, limits.lost_progress)
+    lost = won & (loss.values - best > share * progress)
     beyond = loss.values - start > np.maximum(np.abs(progress), limits.progress_zscore * noise + 0.5 * abs(start))
     found = sustained(lost | beyond, loss.steps, window)
     if found is None:

@@ -75,6 +75,9 @@ class Losses(Recipe):
 
     lost_progress: float = Field(0.4, gt=0)
     """Share of all progress, start less best, that a loss must give back to count as diverging. Calibrated."""
+    unsteady: float = Field(2.0, gt=1)
+    """Mean step-to-step change of a loss, in units of its usual noise, from which half of that share is enough.
+    Calibrated."""
     progress_zscore: float = Field(6.0, gt=0)
     """Progress in units of the loss's own noise below which there was none to lose. Calibrated."""
     sudden_drop: float = Field(0.2, gt=0, lt=1)
