@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,14 @@ for index in range(count):
 """
 
 
+ANSWERING_TOOL = """#!{python}
+import json, sys
+assert sys.argv[1] == "predict", sys.argv
+for index, line in enumerate(sys.stdin):
+    print(json.dumps({{"id": index, "answer": json.loads(line)["question"].upper()}}))
+"""
+
+
 def voice(hertz: float | np.ndarray = 150.0, seconds: float = 1.0) -> np.ndarray:
     """A vowel-like sound whose pitch rises and falls by a tenth."""
     time = np.arange(int(seconds * RATE)) / RATE
@@ -43,13 +52,12 @@ def voice(hertz: float | np.ndarray = 150.0, seconds: float = 1.0) -> np.ndarray
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run of `voice-gan`, which is on PATH as a command that makes samples."""
-    import sys
-
+    """A run of `voice-gan`, which is on PATH as a command that makes samples; `qa-train` is there as well."""
     (tmp_path / "bin").mkdir()
-    tool = tmp_path / "bin" / "voice-gan"
-    tool.write_text(TOOL.format(python=sys.executable))
-    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    for name, script in (("voice-gan", TOOL), ("qa-train", ANSWERING_TOOL)):
+        tool = tmp_path / "bin" / name
+        tool.write_text(script.format(python=sys.executable))
+        tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     (tmp_path / "run").mkdir()
     (tmp_path / "run/run.json").write_text(json.dumps({"schema": 1, "tool": "voice-gan", "config": {}}))
@@ -133,6 +141,20 @@ def test_the_tool_of_the_run_makes_the_samples(run: Path, tmp_path: Path):
     assert html.count('type="checkbox"') == 8
     assert "sample_1/reconstruction.wav" in console_text(result)
     assert json.loads((tmp_path / "out/samples.json").read_text())["out"] == str(tmp_path / "out")
+
+
+def test_a_tool_that_answers_gets_questions_and_both_are_shown(run: Path, tmp_path: Path):
+    questions = tmp_path / "data/test.jsonl"
+    record = {"schema": 1, "tool": "qa-train", "config": {}, "inputs": [{"path": str(questions.parent / "train.npz")}]}
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"data/test\.jsonl: No such file or directory; .*/run was trained beside it"):
+        make_samples(run)
+    questions.parent.mkdir()
+    questions.write_text("".join(f'{{"question": "is it {colour}?"}}\n' for colour in ("red", "green", "blue")))
+    make_samples(run, num_samples=2, out=tmp_path / "out")
+    shown = [json.loads(line) for line in (tmp_path / "out/answers.jsonl").read_text().splitlines()]
+    assert [row["question"] for row in shown] == ["is it red?", "is it green?"]
+    assert shown[1]["answer"] == "IS IT GREEN?"
 
 
 def test_a_tool_that_fails_or_is_not_there_is_one_line(run: Path):

@@ -6,12 +6,14 @@ A tool's samples are folders of `original.wav`, `reconstruction.wav`, `converted
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,30 @@ from trainworks.console import Bar, UserError, info, progress
 from trainworks.files import atomic_write, write_json
 from trainworks.run import Run
 
-STDOUT_COMMANDS = {"disc-train": (("sample", "{run}", "-n", "{count}", "--quiet"), "rows.csv")}
-"""Tools whose samples are rows on standard output: arguments, and the file that they become. Every other tool is
-asked `TOOL samples RUN --num-samples N --out DIR`."""
+
+@dataclass(frozen=True)
+class Asking:
+    """How a tool whose samples are rows on its standard output is asked for them.
+
+    Attributes:
+        arguments: of its command.
+        file: what its output becomes.
+        reads: a file beside the data that the run was trained on, whose first rows it gets on standard input; they
+            stand beside its answers.
+    """
+
+    arguments: tuple[str, ...]
+    file: str
+    reads: str = ""
+
+
+ASKINGS = {
+    "disc-train": Asking(("sample", "{run}", "-n", "{count}", "--quiet"), "rows.csv"),
+    "diversity-finetune": Asking(("generate", "{run}", "--quiet"), "replies.jsonl", "test.jsonl"),
+    "qa-train": Asking(("predict", "{run}", "--quiet"), "answers.jsonl", "test.jsonl"),
+}
+FOLDERS = Asking(("samples", "{run}", "--num-samples", "{count}", "--out", "{out}"), "")
+"""Every other tool writes folders of its own."""
 DISTANT = 1.0
 """Log-mel distance of a reconstruction that is worth a warning: VCTK speech has .5 under white noise at 30 dB, 1.7 at
 10 dB, 2.3 with its upper three quarters of the band gone."""
@@ -97,17 +120,36 @@ def generate(run: Run, count: int, out: Path) -> None:
     command = shutil.which(tool) or shutil.which(tool, path=str(beside))
     if command is None or Path(tool).name != tool:
         raise UserError(f"{run.path} was written by {tool}, which is not on PATH; install it, or make samples yourself")
-    fixed, file = STDOUT_COMMANDS.get(tool, (("samples", "{run}", "--num-samples", "{count}", "--out", "{out}"), ""))
-    words = [command, *(word.format(run=run.path, count=count, out=out) for word in fixed)]
+    asking = ASKINGS.get(tool, FOLDERS)
+    words = [command, *(word.format(run=run.path, count=count, out=out) for word in asking.arguments)]
+    given = first_rows(run, asking.reads, count) if asking.reads else []
     info(f"asking {tool}: {shlex.join(words[1:])}")
-    asked = subprocess.run(words, capture_output=True, check=False)
+    asked = subprocess.run(words, capture_output=True, check=False, input="".join(given).encode())
     if asked.returncode != 0:
         said = asked.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
         raise UserError(
             f"{tool} {words[1]} failed with exit status {asked.returncode}: {said[-1].removeprefix('error: ')}"
         )
-    if file:
-        atomic_write(out / file, asked.stdout)
+    if given:
+        answers = asked.stdout.decode().splitlines()
+        rows = [json.loads(row) | json.loads(answer) for row, answer in zip(given, answers, strict=True)]
+        atomic_write(out / asking.file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    elif asking.file:
+        atomic_write(out / asking.file, asked.stdout)
+
+
+def first_rows(run: Run, name: str, count: int) -> list[str]:
+    """The first `count` lines of a file beside the run's training data.
+
+    Raises:
+        UserError: it is not there any more.
+    """
+    path = Path(run.record["inputs"][0]["path"]).parent / name
+    try:
+        with path.open(encoding="utf-8") as file:
+            return list(itertools.islice(file, count))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; {run.path} was trained beside it, and samples need it") from None
 
 
 def _measured(folder: Path, bar: Bar) -> dict[str, Any]:
