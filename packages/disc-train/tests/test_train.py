@@ -250,3 +250,24 @@ def test_the_smallest_table_trains(disc_train, recipe_file, table_csv, tmp_path)
     ended = disc_train("train", data, "--out", tmp_path / "run", "--config", recipe_file, "--device", "cpu", *SHORT)
     assert ended.status == 0, ended.err
     assert [math.isfinite(record["valid/two_sample_auc"]) for record in cycles(tmp_path / "run")] == [True] * 3
+
+
+def test_diagnostics_are_written_and_change_nothing(train):
+    plain, _ = train()
+    watched, ended = train("--run-diagnostics", "--diagnostics-interval", 2)
+    assert ended.status == 0, ended.err
+    assert weights(watched) == weights(plain)
+    assert untimed(watched) == untimed(plain)
+    reports = read_metrics(watched / "diagnostics/diagnostics.jsonl")
+    assert [report["step"] for report in reports] == list(range(0, steps(plain)[-1]["step"], 2))
+    assert reports[-1]["grad_norm/model"] > 0
+    assert 0 < reports[-1]["diversity/output"] < 2 * reports[-1]["diversity/input"]
+
+
+def test_diagnostics_that_are_not_installed_are_named_before_anything_is_written(train, monkeypatch):
+    monkeypatch.setattr("disc_train.run.importlib.util.find_spec", lambda name: None)
+    out, ended = train("--run-diagnostics")
+    assert (ended.status, ended.err.strip()) == (
+        2, "error: --run-diagnostics needs an extra: pip install 'disc-train[diagnostics]'",
+    )  # fmt: skip
+    assert not out.exists()

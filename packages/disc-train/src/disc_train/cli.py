@@ -63,6 +63,10 @@ def train(
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
     grad_accum: Annotated[int | None, typer.Option(help="Parts that a batch is cut into.")] = None,
     tracker: Annotated[str, typer.Option(help="none, neptune (offline) or trackio.")] = "none",
+    run_diagnostics: Annotated[
+        bool, typer.Option("--run-diagnostics", help="Reports by diag into RUN/diagnostics (extra diagnostics).")
+    ] = False,
+    diagnostics_interval: Annotated[int | None, typer.Option(help="Steps between reports.")] = None,
     dry_run: Annotated[
         bool, typer.Option(help="Show the recipe and what would be written, and write nothing.")
     ] = False,
@@ -85,6 +89,8 @@ def train(
         "feedback.cycles": cycles,
         "model.kind": kind,
         "model.base_model": base_model,
+        "diagnostics.enabled": run_diagnostics or None,
+        "diagnostics.interval": diagnostics_interval,
     }
     if resume is not None:
         given = [name for name, value in flags.items() if value is not None]

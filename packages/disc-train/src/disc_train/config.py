@@ -152,6 +152,15 @@ class DiscriminatorConfig(Recipe):
         return self
 
 
+class DiagnosticsConfig(Recipe):
+    """What is looked at while training; it changes nothing of it."""
+
+    enabled: bool = False
+    """Reports by `diag` (extra diagnostics) into RUN/diagnostics."""
+    interval: int = Field(100, ge=1)
+    """Steps between reports."""
+
+
 class TrainRecipe(Recipe):
     """Everything that decides the outcome of `disc-train train`."""
 
@@ -168,6 +177,7 @@ class TrainRecipe(Recipe):
     warm_start: WarmStartConfig = WarmStartConfig()
     feedback: FeedbackConfig = FeedbackConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ def start_run(
     check_tracker(tracker)
     if recipe.model.base_model and not Path(recipe.model.base_model).is_dir():
         raise UserError(f"model.base_model: there is no directory {recipe.model.base_model}")
+    if recipe.diagnostics.enabled and importlib.util.find_spec("diag") is None:
+        raise UserError("--run-diagnostics needs an extra: pip install 'disc-train[diagnostics]'")
     chosen, num_threads = resolve_device(device), set_threads(threads)
     table = read_table(data, format)
     schema = infer_schema(table, recipe, data)

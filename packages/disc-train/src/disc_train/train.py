@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ from trainworks.tracking import Sink
 WARM_UP_STEPS = 100
 FINAL_RATE = 0.03
 MIN_EVALUATION_STEPS = 50
+PROBE_ROWS = 16
+"""Rows of a batch whose variety diagnostics compare: as many as `diag` looks at."""
 
 
 def fit(
@@ -203,8 +206,37 @@ def generator_step(loop: Loop, state: State, batch: Tensor, feedback: Feedback |
     last = loop.run.checkpoints_path / "last"
     for name, value in (("loss", losses["combined_loss"]), ("gradient norm", norm)):
         check_finite(value, name=name, step=state.step, checkpoint=last if last.exists() else None)
+    diagnose(loop, state, batch, feedback, losses)
     state.optimizer.step()
     return {**losses, "grad_norm": norm.item()}
+
+
+def diagnose(loop: Loop, state: State, batch: Tensor, feedback: Feedback | None, losses: Mapping[str, float]) -> None:
+    """A report of `diag` on this step into RUN/diagnostics, where the recipe wants one now."""
+    config = loop.recipe.diagnostics
+    if not config.enabled or state.step % config.interval:
+        return
+    from diag import generate_diagnostics_report
+
+    rows: dict[str, Tensor] = {}
+    if feedback is not None:
+        size = int(max(batch.max(), feedback.codes.max())) + 1
+        rows = {"real": indicators(batch, size), "generated": indicators(feedback.codes, size)}
+    verdict = generate_diagnostics_report(
+        model=state.generator,
+        device=loop.device,
+        losses=losses,
+        **rows,
+        step=state.step,
+        output_dir=loop.run.path / "diagnostics",
+    )[1]
+    if verdict != "healthy":
+        info(f"step {state.step}: diagnostics say {verdict}; see {loop.run.path / 'diagnostics'}")
+
+
+def indicators(codes: Tensor, size: int) -> Tensor:
+    """(N, C) codes below `size` -> (N, C * size) zeros and ones: how far rows are apart is how few cells they share."""
+    return torch.nn.functional.one_hot(codes[:PROBE_ROWS], size).flatten(1).float()
 
 
 def teach_discriminators(loop: Loop, state: State, cycle: int) -> dict[str, float]:
