@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from ablate.compare import RunResult, judge
+from ablate.compare import judge
 from ablate.plots import mean_curve
+from ablate.results import RunResult
 from trainworks.files import write_json
 
 METRICS = (

@@ -172,7 +172,7 @@ def test_a_module_of_ones_own_is_an_executor(suite, ablate, tmp_path, monkeypatc
     (package / "__init__.py").touch()
     (package / "oneatatime.py").write_text(
         textwrap.dedent("""
-        from ablate.jobs import run_job
+        from ablate.worker import run_job
 
         class Executor:
             slots = 1

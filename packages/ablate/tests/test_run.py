@@ -123,13 +123,13 @@ def test_a_kill_by_the_kernel_is_told_from_any_other(suite, ablate, tmp_path, mo
     ablate("run", path, "--out", tmp_path / "out", "--seeds", 1)
     assert record(tmp_path / "out", "baseline")["state"] == "killed"
     counts = iter(range(100))
-    monkeypatch.setattr("ablate.jobs.kernel_kills", lambda: next(counts))
+    monkeypatch.setattr("ablate.worker.kernel_kills", lambda: next(counts))
     ablate("run", path, "--out", tmp_path / "out", "--seeds", 1)
     assert record(tmp_path / "out", "baseline")["state"] == "out of memory"
 
 
 def test_a_run_that_takes_too_long_is_stopped_and_stays_so(suite, ablate, tmp_path, monkeypatch, record, run_json):
-    monkeypatch.setattr("ablate.jobs.GRACE", 1.0)
+    monkeypatch.setattr("ablate.worker.GRACE", 1.0)
     out = tmp_path / "out"
     body = "[base]\ntraining.steps = 1000\ntraining.step_seconds = 0.05\n"
     path = suite(body + '[variants.deaf]\npurpose = "Ignores SIGTERM."\nset.deaf = true\n')

@@ -217,13 +217,13 @@ def show_comparison(folder: Path, equal: str | None, effect: float | None, json_
     import json
 
     from ablate.compare import compare as compare_plan
-    from ablate.compare import write_comparison
+    from ablate.comparison_report import comparison_json, comparison_text, write_comparison
     from ablate.plan import read_plan
     from trainworks.files import json_ready
 
     comparison = compare_plan(read_plan(folder), equal or "", effect)
     write_comparison(comparison)
-    print(json.dumps(json_ready(comparison.to_json())) if json_ else comparison.text())
+    print(json.dumps(json_ready(comparison_json(comparison))) if json_ else comparison_text(comparison))
 
 
 def split_option(item: str) -> tuple[str, str]:

@@ -14,7 +14,8 @@ from trainworks.files import atomic_write
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ablate.compare import Comparison, RunResult, Table
+    from ablate.compare import Comparison, Table
+    from ablate.results import RunResult
 
 COLORS = {
     "baseline": "#333333",

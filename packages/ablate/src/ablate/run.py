@@ -12,7 +12,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ablate.compare import collect, require_metrics
 from ablate.executors import Executor, Shares, open_executor
 from ablate.jobs import Job, JobPaths, Record, begin_command, child_environment, is_done, read_record
 from ablate.plan import (
@@ -29,6 +28,7 @@ from ablate.plan import (
     settle_changes,
     write_plan,
 )
+from ablate.results import collect, require_metrics
 from ablate.suite import check_metrics
 from ablate.table import Progress
 from trainworks.console import AnswerNo, UserError, info

@@ -37,7 +37,7 @@ class Shares:
 
 
 class Executor(Protocol):
-    """Runs jobs by calling `ablate.jobs.run_job`, which may be called again for a job whose machine was lost."""
+    """Runs jobs by calling `ablate.worker.run_job`, which may be called again for a job whose machine was lost."""
 
     slots: int
     """Jobs that may be submitted before one of them has ended."""

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ablate.executors import Shares
-from ablate.jobs import Job, Record, Stopped, run_job
+from ablate.jobs import Job, Record
+from ablate.worker import Stopped, run_job
 from trainworks.console import UserError, info
 
 

@@ -18,7 +18,8 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 import ray
 
 from ablate.executors import Shares
-from ablate.jobs import Job, Record, Stopped, run_job
+from ablate.jobs import Job, Record
+from ablate.worker import Stopped, run_job
 from trainworks.console import UserError, warn
 
 NODE_RETRIES = 3

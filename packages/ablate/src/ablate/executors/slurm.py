@@ -15,7 +15,8 @@ from typing import Any
 import submitit
 
 from ablate.executors import Shares
-from ablate.jobs import Job, Record, run_job
+from ablate.jobs import Job, Record
+from ablate.worker import run_job
 from trainworks.console import UserError
 from trainworks.files import write_json
 
