@@ -53,6 +53,9 @@ def train(
     cycles: Annotated[int | None, typer.Option(help="Rounds of discriminators, then generator.")] = None,
     kind: Annotated[str | None, typer.Option(help="columns or text.")] = None,
     base_model: Annotated[str | None, typer.Option(help="Text kind: directory of a causal language model.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of the levels: best_weights.json as tune writes it, or dynamic.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The one seed.")] = None,
     config: Annotated[Path | None, typer.Option(help="Recipe: TOML, JSON, or a run directory.")] = None,
     preset: Annotated[str | None, typer.Option(help="A named recipe: small, text.")] = None,
@@ -91,7 +94,10 @@ def train(
         "model.base_model": base_model,
         "diagnostics.enabled": run_diagnostics or None,
         "diagnostics.interval": diagnostics_interval,
+        "feedback.weighting": "dynamic" if weights == "dynamic" else None,
     }
+    if weights not in (None, "dynamic"):
+        flags |= read_weights(Path(weights))
     if resume is not None:
         given = [name for name, value in flags.items() if value is not None]
         if out or config or preset or set_ or given or overwrite:
@@ -118,6 +124,73 @@ def train(
 
         path = start_run(resolved, data, out, format_, device, threads, tracker, overwrite)
     print(path)
+
+
+@app.command(short_help="Find the best feedback weights.")
+def tune(
+    data: Annotated[str, typer.Argument(help="CSV or JSON Lines, - for stdin, or builtin:NAME: training rows alone.")],
+    out: Annotated[Path, typer.Option(help="Folder for trials.csv, best_weights.json and the trials' runs.")],
+    method: Annotated[str, typer.Option(help="grid, random, bayes or multi (fidelity against privacy).")] = "bayes",
+    trials: Annotated[int | None, typer.Option(min=1, help="Default: random 50, others 100, grid all.")] = None,
+    folds: Annotated[int, typer.Option(min=1, max=9, help="Validation sets that a trial is judged on.")] = 2,
+    cycles: Annotated[int, typer.Option(min=1, help="Feedback cycles of a trial.")] = 1,
+    combination: Annotated[
+        list[str] | None,
+        typer.Option(help="For the grid: four weights such as 0.2,0.3,0.3,0.2; may be given again."),
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Optuna URL or journal file that workers share; default: a journal in --out.")
+    ] = None,
+    patience: Annotated[int, typer.Option(min=0, help="Trials without a better one before it ends; 0: never.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same trials.")] = 0,
+    config: Annotated[Path | None, typer.Option(help="Recipe: TOML, JSON, or a run directory.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A named recipe: small, text.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be given again.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="The best weights as JSON on stdout.")] = False,
+    format_: Format = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Example: disc-train tune train.csv --method random --trials 50 --out tuned/
+
+    Search for the weights of the four levels, for train --weights OUT/best_weights.json: short trainings that share a
+    warm start, judged on validation rows. Goes on with a search that was interrupted; more workers join by the same
+    command on the same --storage.
+    """
+    import json
+
+    from disc_train.config import PRESETS, TrainRecipe
+    from disc_train.tune import BEST, start_search
+    from trainworks.config import resolve
+    from trainworks.files import json_ready
+
+    set_quiet(quiet)
+    resolved = resolve(
+        TrainRecipe,
+        file=config,
+        preset=preset,
+        presets=PRESETS,
+        flags={"seed": seed},
+        sets=set_ or (),
+        env_prefix="DISC_TRAIN",
+    )
+    best = start_search(
+        resolved.recipe,
+        data,
+        format_,
+        out,
+        method=method,
+        trials=trials,
+        folds=folds,
+        cycles=cycles,
+        combinations=combination or (),
+        storage=storage,
+        patience=patience,
+        device=device,
+        threads=threads,
+    )
+    print(json.dumps(json_ready(best)) if json_ else out / BEST)
 
 
 @app.command(short_help="Draw new rows.")
@@ -256,6 +329,25 @@ def print_dry_run(resolved: Any, data: str, out: Path) -> None:
         ],
     }
     print(json.dumps(plan, indent=2, ensure_ascii=False))
+
+
+def read_weights(file: Path) -> dict[str, float]:
+    """The settings that a best_weights.json stands for.
+
+    Raises:
+        UserError: no such file, or no weights of the four levels in it.
+    """
+    import json
+
+    from disc_train.config import LEVELS
+
+    try:
+        weights = json.loads(file.read_text(encoding="utf-8"))["weights"]
+        return {f"feedback.weight_{level}": float(weights[level]) for level in LEVELS}
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}; disc-train tune makes one") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{file} holds no weights of {', '.join(LEVELS)}; disc-train tune makes one") from None
 
 
 main = entry(app)

@@ -26,6 +26,16 @@ class DataConfig(Recipe):
     """Distinct categories with a token of their own; rarer ones share one."""
     valid_fraction: float = Field(0.1, gt=0, lt=0.5)
     """Share of the rows that only choose the checkpoint."""
+    valid_fold: int = Field(0, ge=0)
+    """Which of the disjoint sets of that size, cut from the shuffled rows, they are: the first is 0."""
+
+    @model_validator(mode="after")
+    def _fold_is_there(self) -> DataConfig:
+        if (self.valid_fold + 1) * self.valid_fraction > 1:
+            raise ValueError(
+                f"valid_fold {self.valid_fold} of {self.valid_fraction:g} of the rows each is beyond their end"
+            )
+        return self
 
 
 class ModelConfig(Recipe):
@@ -93,6 +103,9 @@ class FeedbackConfig(Recipe):
     """Step size of AdamW."""
     strength: float = Field(4.0, ge=0)
     """Weight of the total feedback beside the likelihood; more trusts the discriminators more."""
+    weighting: Literal["fixed", "dynamic"] = "fixed"
+    """`fixed`: the weights below; `dynamic`: their sum, dealt out so that all levels pull equally hard (Chen et al.
+    2018, with their alpha 0)."""
     weight_token: float = Field(0.25, ge=0)
     """Weight of the token level."""
     weight_sentence: float = Field(0.25, ge=0)

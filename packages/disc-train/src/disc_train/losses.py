@@ -13,6 +13,9 @@ from torch import Tensor
 
 from disc_train.config import LEVELS
 
+LEAST_SHARE, MOST_SHARE = 0.05, 0.7
+"""Bounds on a level's share of the weights where they adapt, before they are made to sum up again."""
+
 
 def lm_loss(log_prob_BC: Tensor) -> Tensor:
     """Negative log-likelihood of whole rows, nats a row, mean over rows."""
@@ -66,3 +69,29 @@ def feedback_losses(log_prob_BC: Tensor, credits: Mapping[str, Tensor], bound: f
 def total_feedback_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Weighted sum over the levels."""
     return torch.stack([weights[level] * loss for level, loss in losses.items()]).sum()
+
+
+def pulls(losses: Mapping[str, Tensor], log_prob_BC: Tensor) -> dict[str, float]:
+    """Norm of each level's gradient at the generated cells' log-probabilities, through which all gradients go.
+
+    An upper bound of its norm at the parameters but for a factor that the levels share (Sener & Koltun 2018, section
+    3.3), at no cost.
+    """
+    return {
+        level: float(torch.autograd.grad(loss, log_prob_BC, retain_graph=True)[0].norm())
+        for level, loss in losses.items()
+    }
+
+
+def balanced_weights(norms: Mapping[str, float], total: float) -> dict[str, float]:
+    """Weights with which all levels pull equally hard: inverse to the norms of their gradients (Chen et al. 2018,
+    equation 1 with alpha 0), within `LEAST_SHARE` and `MOST_SHARE` of their sum.
+
+    Args:
+        norms: by level.
+        total: sum of the weights.
+    """
+    inverse = {level: 1 / max(norm, 1e-12) for level, norm in norms.items()}
+    shares = {level: value / sum(inverse.values()) for level, value in inverse.items()}
+    bounded = {level: min(max(share, LEAST_SHARE), MOST_SHARE) for level, share in shares.items()}
+    return {level: total * share / sum(bounded.values()) for level, share in bounded.items()}

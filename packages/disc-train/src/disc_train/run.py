@@ -78,7 +78,7 @@ def start_run(
     with run:
         write_json(run.path / "schema.json", schema.to_json())
         try:
-            _fit(run, recipe, schema, table, chosen, tracker)
+            fit_run(run, recipe, schema, table, chosen, tracker)
         except UserError:
             if not (run.checkpoints_path / "last").exists():
                 shutil.rmtree(run.path)  # bad input leaves no half-written run
@@ -114,11 +114,12 @@ def resume_run(
         schema_file = resumed.path / "schema.json"
         if not schema_file.exists():
             write_json(schema_file, infer_schema(table, recipe, source).to_json())
-        _fit(resumed, recipe, read_schema(resumed.path), table, chosen, tracker)
+        fit_run(resumed, recipe, read_schema(resumed.path), table, chosen, tracker)
     return path
 
 
-def _fit(run: Run, recipe: TrainRecipe, schema: Schema, table: Table, device: torch.device, tracker: str) -> None:
+def fit_run(run: Run, recipe: TrainRecipe, schema: Schema, table: Table, device: torch.device, tracker: str) -> None:
+    """Train from the run's last checkpoint, or from the start, to the end."""
     rows = encode_rows(table, schema, recipe, device)
     begun = (run.checkpoints_path / "last").exists()
     generator = (reload_generator if begun else build_generator)(schema, recipe, run.path)

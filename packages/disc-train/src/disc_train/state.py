@@ -86,6 +86,8 @@ class State:
     """The last cycle whose discriminators were taught and whose checkpoint was published."""
     best_auc: float = math.inf
     cycles_since_best: int = 0
+    pulls: dict[str, float] = field(default_factory=dict)
+    """Running mean of the norm of each level's gradient, where the weights adapt to it."""
 
     PLAIN = (
         "step",
@@ -95,6 +97,7 @@ class State:
         "evaluations_since_best",
         "best_auc",
         "cycles_since_best",
+        "pulls",
     )
 
     def save(self, folder: Path) -> None:
@@ -121,6 +124,7 @@ def encode_rows(table: Table, schema: Schema, recipe: TrainRecipe, device: torch
     codes = torch.as_tensor(schema.encode(table), dtype=torch.int64, device=device)
     shuffled = torch.as_tensor(rng(recipe.seed, "split").permutation(len(codes)), device=device)
     num_valid = max(MIN_VALID_ROWS, round(recipe.data.valid_fraction * len(codes)))
+    shuffled = shuffled.roll(-recipe.data.valid_fold * num_valid)
     num_critic = 0
     if recipe.feedback.schedule != "none":
         share = round(recipe.discriminator.real_share * (len(codes) - num_valid))

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from disc_train.config import LEVELS, TrainRecipe
+from disc_train.config import LEVELS, FeedbackConfig, TrainRecipe
 from disc_train.discriminator_training import Examples, Side, fit_discriminators
 from disc_train.discriminators import Discriminators
 from disc_train.draws import BATCH_ROWS, draw_rows
-from disc_train.losses import feedback_losses, lm_loss, total_feedback_loss
+from disc_train.losses import balanced_weights, feedback_losses, lm_loss, pulls, total_feedback_loss
 from disc_train.model import Generator
 from disc_train.schema import Schema
 from disc_train.state import Loop, Rows, State, feedback_optimizer, warm_start_optimizer
@@ -37,6 +37,8 @@ from trainworks.tracking import Sink
 WARM_UP_STEPS = 100
 FINAL_RATE = 0.03
 MIN_EVALUATION_STEPS = 50
+PULL_DECAY = 0.9
+"""Momentum of the running means that adapting weights follow."""
 PROBE_ROWS = 16
 """Rows of a batch whose variety diagnostics compare: as many as `diag` looks at."""
 
@@ -197,9 +199,11 @@ def generator_step(loop: Loop, state: State, batch: Tensor, feedback: Feedback |
         with loop.autocast():
             log_prob = state.generator.log_prob(feedback.codes, feedback.order).float()
         levels = feedback_losses(log_prob, feedback.credits, config.max_advantage)
-        total = total_feedback_loss(levels, config.weights)
+        weights = adapted_weights(config, state, levels, log_prob)
+        total = total_feedback_loss(levels, weights)
         (config.strength * total).backward()
         losses |= {f"{level}_loss": loss.item() for level, loss in levels.items()}
+        losses |= {f"weight/{level}": weight for level, weight in weights.items()}
         losses["total_feedback_loss"] = total.item()
         losses["combined_loss"] += config.strength * total.item()
     norm = torch.nn.utils.clip_grad_norm_(state.generator.parameters(), 5.0)
@@ -209,6 +213,17 @@ def generator_step(loop: Loop, state: State, batch: Tensor, feedback: Feedback |
     diagnose(loop, state, batch, feedback, losses)
     state.optimizer.step()
     return {**losses, "grad_norm": norm.item()}
+
+
+def adapted_weights(
+    config: FeedbackConfig, state: State, levels: Mapping[str, Tensor], log_prob: Tensor
+) -> Mapping[str, float]:
+    """The recipe's weights or, if they adapt, those that balance the levels' gradients over the last steps."""
+    if config.weighting == "fixed":
+        return config.weights
+    for level, norm in pulls(levels, log_prob).items():
+        state.pulls[level] = PULL_DECAY * state.pulls.get(level, norm) + (1 - PULL_DECAY) * norm
+    return balanced_weights(state.pulls, total=sum(config.weights.values()))
 
 
 def diagnose(loop: Loop, state: State, batch: Tensor, feedback: Feedback | None, losses: Mapping[str, float]) -> None:
@@ -333,9 +348,13 @@ def feedback_record(lm: float, grad_norm: float, losses: dict[str, float] | None
     """A step's record. Every step has every name: what a step has no value of is null."""
     names = [*(f"{level}_loss" for level in LEVELS), "total_feedback_loss"]
     known = losses or {}
-    record = {f"train/{name}": known.get(name, math.nan) for name in names}
+    weighted = {
+        level: abs(known.get(f"weight/{level}", math.nan) * known.get(f"{level}_loss", math.nan)) for level in LEVELS
+    }
     return {
-        **record,
+        **{f"train/{name}": known.get(name, math.nan) for name in names},
+        **{f"weight/{level}": known.get(f"weight/{level}", math.nan) for level in LEVELS},
+        **{f"share/{level}": value / max(sum(weighted.values()), 1e-12) for level, value in weighted.items()},
         "train/lm_loss": lm,
         "train/combined_loss": known.get("combined_loss", lm),
         "train/grad_norm": grad_norm,

@@ -1,0 +1,199 @@
+"""Searches: the same trials whoever does them, none lost, none twice; and weights that a training takes."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from disc_train.config import LEVELS
+from trainworks.metrics import read_metrics
+
+WORKER = """
+import contextlib, pathlib, sys, time
+from disc_train.study import Search, open_study, place_of, suggest_weights, trials_to_do
+storage, folder, name, seconds = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3], float(sys.argv[4])
+search = Search("random", 12, 1, 1, 5, (), "data", {})
+study = open_study(search, storage, folder)
+with contextlib.closing(trials_to_do(study, search)) as trials:
+    for trial in trials:
+        weights = suggest_weights(trial, search)
+        place = place_of(study, trial)
+        print(place, flush=True)
+        time.sleep(seconds)
+        with (folder / "did.txt").open("a") as file:
+            print(place, name, *(f"{weight:.6f}" for weight in weights.values()), file=file)
+        study.tell(trial, weights["row"])
+"""
+
+
+def worker(storage, folder, name, seconds=0.05):
+    command = [sys.executable, "-c", WORKER, str(storage), str(folder), name, str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def did(folder):
+    """By place: who did it, and its weights."""
+    return sorted(
+        (int(place), name, tuple(weights))
+        for place, name, *weights in (line.split() for line in (folder / "did.txt").read_text().splitlines())
+    )
+
+
+@pytest.fixture(params=["journal", "sqlite"])
+def storage(request, tmp_path):
+    return tmp_path / "shared.journal" if request.param == "journal" else f"sqlite:///{tmp_path}/shared.db"
+
+
+def test_workers_share_the_trials_and_a_killed_one_loses_none(storage, tmp_path):
+    """Two workers and, once the first has begun a long trial and was killed, a third: each trial is done exactly once,
+    with the weights that one worker alone would have drawn."""
+    doomed = worker(storage, tmp_path, "doomed", seconds=600)
+    lost = int(doomed.stdout.readline())
+    doomed.send_signal(signal.SIGKILL)
+    doomed.wait()
+    others = [worker(storage, tmp_path, name) for name in ("first", "second")]
+    assert [other.wait(timeout=120) for other in others] == [0, 0]
+    shared = did(tmp_path)
+    assert lost == 0
+    assert [place for place, _, _ in shared] == list(range(12))
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    assert worker(alone / "own.journal", alone, "alone").wait(timeout=120) == 0
+    assert [weights for _, _, weights in did(alone)] == [weights for _, _, weights in shared]
+    assert all(sum(map(float, weights)) == pytest.approx(1, abs=1e-5) for _, _, weights in shared)
+
+
+@pytest.fixture
+def tune(disc_train, table_csv, recipe_file, tmp_path, quick_validation):
+    """Search in a folder; gives back how it ended."""
+
+    def start(*options, out=tmp_path / "tuned"):
+        quick = ["--set", "warm_start.min_steps=8", "--set", "feedback.steps_per_cycle=2"]
+        quick += ["--set", "discriminator.max_epochs=1", "--threads", 1, "--device", "cpu"]
+        return disc_train("tune", table_csv, "--config", recipe_file, "--out", out, *quick, *options)
+
+    return start
+
+
+def trials(folder):
+    with (folder / "trials.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_random_search_writes_weights_that_train_takes(tune, disc_train, table_csv, recipe_file, tmp_path):
+    ended = tune("--method", "random", "--trials", 3, "--folds", 2)
+    assert (ended.status, ended.out) == (0, f"{tmp_path}/tuned/best_weights.json\n"), ended.err
+    best = json.loads((tmp_path / "tuned/best_weights.json").read_text())
+    found = trials(tmp_path / "tuned")
+    assert [int(trial["trial"]) for trial in found] == [0, 1, 2]
+    complete = [trial for trial in found if trial["state"] == "complete"]
+    least = min(complete, key=lambda trial: float(trial["two_sample_auc"]))
+    assert [float(least[level]) for level in LEVELS] == pytest.approx(
+        [best["weights"][level] for level in LEVELS], abs=1e-6
+    )
+    assert (best["method"], best["seed"], best["folds"], best["trials"]) == ("random", 0, 2, 3)
+    assert best["spread"]["two_sample_auc"] > 0
+    run = tmp_path / "run"
+    trained = disc_train(
+        "train", table_csv, "--config", recipe_file, "--weights", tmp_path / "tuned/best_weights.json", "--out", run,
+        "--threads", 1, "--device", "cpu", "--set", "warm_start.min_steps=8",
+    )  # fmt: skip
+    assert trained.status == 0, trained.err
+    steps = [record for record in read_metrics(run / "metrics.jsonl") if record.get("weight/row") is not None]
+    assert steps
+    for record in steps:
+        assert [record[f"weight/{level}"] for level in LEVELS] == pytest.approx([best["weights"][n] for n in LEVELS])
+        assert sum(record[f"share/{level}"] for level in LEVELS) == pytest.approx(1)
+
+
+def test_a_search_goes_on_where_it_was_and_is_never_mixed_with_another(tune, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert tune("--method", "bayes", "--trials", 3, "--folds", 1, out=whole).status == 0
+    assert tune("--method", "bayes", "--trials", 2, "--folds", 1, out=broken).status == 0
+    assert len(trials(broken)) == 2
+    assert tune("--method", "bayes", "--trials", 3, "--folds", 1, out=broken).status == 0
+    assert trials(broken) == trials(whole)
+    other = tune("--method", "random", "--trials", 3, "--folds", 1, out=broken)
+    assert (other.status, other.err.count("\n")) == (2, 1)
+    assert "holds a search with another method" in other.err
+
+
+def test_a_grid_is_done_in_its_order_and_two_aims_have_a_front(tune, tmp_path):
+    options = ["--combination", "1,0,0,0", "--combination", "0,0,2,2"]
+    assert tune("--method", "grid", "--folds", 1, *options, out=tmp_path / "grid").status == 0
+    weights = [[float(trial[level]) for level in LEVELS] for trial in trials(tmp_path / "grid")]
+    assert weights == [[1, 0, 0, 0], [0, 0, 0.5, 0.5]]
+    ended = tune("--method", "multi", "--trials", 2, "--folds", 1, "--json", out=tmp_path / "multi")
+    assert ended.status == 0, ended.err
+    best = json.loads(ended.out)
+    assert set(best["score"]) == {"two_sample_auc", "privacy_gap"}
+    assert 0 <= best["score"]["privacy_gap"] <= 0.5
+
+
+def test_a_fork_ends_with_the_bits_of_a_whole_training(disc_train, table_csv, recipe_file, tmp_path):
+    from disc_train.config import TrainRecipe
+    from disc_train.data import read_table
+    from disc_train.fork import Family, changed
+    from disc_train.run import describe_input
+    from trainworks.run import Run
+    from trainworks.torch import resolve_device, set_threads
+
+    options = ["--set", "warm_start.min_steps=8", "--set", "feedback.weight_row=0.7", "--threads", 1, "--device", "cpu"]
+    whole = tmp_path / "whole"
+    assert disc_train("train", table_csv, "--config", recipe_file, "--out", whole, *options).status == 0
+    recipe = changed(TrainRecipe.model_validate(Run.open(whole).config), {"feedback.weight_row": 0.25})
+    table = read_table(str(table_csv))
+    source = describe_input(str(table_csv), table)
+    family = Family(recipe, table, source, tmp_path / "family", resolve_device("cpu"), set_threads(1))
+    forked = family.fork("heavy", {"feedback.weight_row": 0.7})
+    last = "checkpoints/last/model.safetensors"
+    assert (forked.path / last).read_bytes() == (whole / last).read_bytes()
+    assert family.fork("heavy", {"feedback.weight_row": 0.7}).record["finished"] == forked.record["finished"]
+
+
+def test_weights_that_adapt_are_logged_and_stay_in_bounds(disc_train, table_csv, recipe_file, tmp_path):
+    run = tmp_path / "run"
+    options = ["--config", recipe_file, "--weights", "dynamic", "--threads", 1, "--device", "cpu"]
+    assert disc_train("train", table_csv, "--out", run, *options, "--set", "warm_start.min_steps=8").status == 0
+    weights = [
+        [record[f"weight/{level}"] for level in LEVELS]
+        for record in read_metrics(run / "metrics.jsonl")
+        if record.get("weight/row") is not None
+    ]
+    assert len({tuple(step) for step in weights}) > 1
+    for step in weights:
+        assert sum(step) == pytest.approx(1)
+        assert 0.04 < min(step) <= max(step) < 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--method", "best"], "--method takes grid, random, bayes, multi"),
+        (["--combination", "1,2,3,4"], "--combination is for --method grid"),
+        (
+            ["--method", "grid", "--combination", "1,2,3"],
+            "--combination wants weights of token, sentence, row, feature",
+        ),
+        (["--set", "feedback.schedule=none"], "no weights to tune"),
+        (["--storage", "nosuch://host/db"], "cannot be opened"),
+    ],
+)
+def test_bad_searches_are_one_line(tune, options, told, tmp_path):
+    ended = tune(*options)
+    assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1), ended.err
+    assert told in ended.err
+
+
+@pytest.mark.parametrize("content", [None, "no json", '{"weights": {"token": 1}}'])
+def test_weights_that_are_none_are_one_line(disc_train, table_csv, tmp_path, content):
+    file = tmp_path / "weights.json"
+    if content is not None:
+        file.write_text(content)
+    ended = disc_train("train", table_csv, "--weights", file, "--out", tmp_path / "run")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "disc-train tune makes one" in ended.err
+    assert not (tmp_path / "run").exists()
