@@ -131,6 +131,55 @@ def test_a_grid_is_done_in_its_order_and_two_aims_have_a_front(tune, tmp_path):
     best = json.loads(ended.out)
     assert set(best["score"]) == {"two_sample_auc", "privacy_gap"}
     assert 0 <= best["score"]["privacy_gap"] <= 0.5
+    assert (tmp_path / "multi/plots/front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_of_a_population_the_worst_take_over_from_the_best():
+    from disc_train.population import evolve
+
+    calls = []
+
+    def train(fold, name, weights, cycles, base):
+        calls.append((name, weights, cycles, base))
+        return [1 - weights["row"]]  # the more weight the row level has, the better
+
+    results = evolve(train, trials=16, folds=1, seed=3, step=lambda done: None)
+    first, second = calls[:8], calls[8:]
+    ranking = sorted(range(8), key=lambda index: results[index].mean)
+    best = {f"round_0_member_{index}" for index in ranking[:2]}
+    for index, (name, weights, cycles, base) in enumerate(second):
+        assert (name, cycles) == (f"round_1_member_{index}", 2)
+        if index in ranking[6:]:
+            winner = next(weights for name, weights, _, _ in first if name == base)
+            ratios = {weights[level] / winner[level] / (weights["row"] / winner["row"]) for level in LEVELS}
+            assert base in best
+            assert {round(ratio, 6) for ratio in ratios} <= {1.0, 1.5, 0.666667}
+        else:
+            assert (weights, base) == (first[index][1], f"round_0_member_{index}")
+
+
+def test_a_population_trains_on_from_its_members_and_can_be_interrupted(tune, tmp_path, monkeypatch):
+    monkeypatch.setattr("disc_train.population.POPULATION", 2)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert tune("--method", "pbt", "--trials", 4, "--folds", 1, out=whole).status == 0
+    assert tune("--method", "pbt", "--trials", 3, "--folds", 1, out=broken).status == 0
+    assert tune("--method", "pbt", "--trials", 4, "--folds", 1, out=broken).status == 0
+    assert trials(broken) == trials(whole)
+    steps = [read_metrics(whole / f"fold_0/round_{turn}_member_0/metrics.jsonl")[-1]["step"] for turn in range(2)]
+    assert steps[1] - steps[0] == 2
+
+
+def test_the_front_has_what_nothing_beats_in_both_aims():
+    from disc_train.tune_report import Result, choose, front
+
+    results = [
+        Result(place, "complete", {}, [scores]) for place, scores in enumerate([[0.6, 0.1], [0.5, 0.3], [0.7, 0.2]])
+    ]
+    assert [result.place for result in front(results)] == [1, 0]
+    assert choose(results, [0.6, 0.1]).place == 0  # as private as the default weights
+    assert choose(results, [0.6, 0.3]).place == 1
+    assert choose(results, [0.6, 0.05]).place == 0  # none is: the most private
+    assert choose([], [0.6]) is None
 
 
 def test_a_fork_ends_with_the_bits_of_a_whole_training(disc_train, table_csv, recipe_file, tmp_path):
@@ -172,7 +221,7 @@ def test_weights_that_adapt_are_logged_and_stay_in_bounds(disc_train, table_csv,
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--method", "best"], "--method takes grid, random, bayes, multi"),
+        (["--method", "best"], "--method takes grid, random, bayes, multi, pbt"),
         (["--combination", "1,2,3,4"], "--combination is for --method grid"),
         (
             ["--method", "grid", "--combination", "1,2,3"],

@@ -130,8 +130,8 @@ def train(
 def tune(
     data: Annotated[str, typer.Argument(help="CSV or JSON Lines, - for stdin, or builtin:NAME: training rows alone.")],
     out: Annotated[Path, typer.Option(help="Folder for trials.csv, best_weights.json and the trials' runs.")],
-    method: Annotated[str, typer.Option(help="grid, random, bayes or multi (fidelity against privacy).")] = "bayes",
-    trials: Annotated[int | None, typer.Option(min=1, help="Default: random 50, others 100, grid all.")] = None,
+    method: Annotated[str, typer.Option(help="grid, random, bayes, multi (fidelity and privacy) or pbt.")] = "bayes",
+    trials: Annotated[int | None, typer.Option(min=1, help="Default: random 50, pbt 40, others 100, grid all.")] = None,
     folds: Annotated[int, typer.Option(min=1, max=9, help="Validation sets that a trial is judged on.")] = 2,
     cycles: Annotated[int, typer.Option(min=1, help="Feedback cycles of a trial.")] = 1,
     combination: Annotated[
@@ -161,7 +161,8 @@ def tune(
     import json
 
     from disc_train.config import PRESETS, TrainRecipe
-    from disc_train.tune import BEST, start_search
+    from disc_train.tune import start_search
+    from disc_train.tune_report import BEST
     from trainworks.config import resolve
     from trainworks.files import json_ready
 

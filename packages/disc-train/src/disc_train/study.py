@@ -29,7 +29,7 @@ from disc_train.config import LEVELS
 from trainworks.console import UserError
 from trainworks.seeding import derive, rng
 
-Method = Literal["grid", "random", "bayes", "multi"]
+Method = Literal["grid", "random", "bayes", "multi", "pbt"]
 COMBINATIONS = [
     (0.2, 0.3, 0.3, 0.2),
     (0.25, 0.25, 0.25, 0.25),

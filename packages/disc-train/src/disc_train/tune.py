@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import math
 import shutil
@@ -22,20 +20,20 @@ from disc_train.config import LEVELS, TrainRecipe
 from disc_train.data import read_table
 from disc_train.draws import draw_rows
 from disc_train.fork import Family, changed
+from disc_train.population import evolve
 from disc_train.privacy import closest
 from disc_train.run import describe_input, load_trained
 from disc_train.state import encode_rows
-from disc_train.study import COMBINATIONS, Method, Search, open_study, place_of, suggest_weights, trials_to_do
+from disc_train.study import COMBINATIONS, DONE, Method, Search, open_study, place_of, suggest_weights, trials_to_do
+from disc_train.tune_report import Result, plot_front, write_results
 from trainworks.console import NonFinite, UserError, info
-from trainworks.files import atomic_write, write_json
+from trainworks.files import write_json
 from trainworks.metrics import read_metrics
 from trainworks.run import Run
 from trainworks.seeding import derive
 from trainworks.torch import resolve_device, set_threads, torch_generator
 
-BEST = "best_weights.json"
-TRIALS = "trials.csv"
-TRIALS_OF = {"random": 50, "bayes": 100, "multi": 100}
+TRIALS_OF = {"random": 50, "bayes": 100, "multi": 100, "pbt": 40}
 AUC = "valid/two_sample_auc"
 
 
@@ -47,29 +45,35 @@ class Bench:
     search: Search
 
     def judge(self, name: str, weights: Mapping[str, float], fold: int) -> list[float]:
+        """Train for the search's cycles from the warm start; see `train`. Checkpoints go: only figures are wanted."""
+        scores = self.train(fold, name, weights, self.search.cycles, None)
+        shutil.rmtree(self.families[fold].folder / name / "checkpoints", ignore_errors=True)
+        return scores
+
+    def train(self, fold: int, name: str, weights: Mapping[str, float], cycles: int, base: str | None) -> list[float]:
         """Scores, less is better: the two-sample AUC of the validation rows after the last cycle and, where privacy is
         an aim, how far the share of generated rows that lie closer to training than to validation rows is from a half.
 
         Args:
+            fold: which.
             name: of the run.
             weights: by level.
-            fold: which.
+            cycles: of feedback since the warm start.
+            base: the run to go on from; None: the warm start.
         """
         family = self.families[fold]
         file = family.folder / name / "scores.json"
         if file.exists():
             return json.loads(file.read_text(encoding="utf-8"))
         settings: dict[str, Any] = {f"feedback.weight_{level}": weight for level, weight in weights.items()}
-        settings |= {"feedback.cycles": self.search.cycles, "feedback.patience": self.search.cycles + 1}
-        if self.search.cycles == 1:  # the discriminators of the warm start are all that a single cycle needs
-            settings["feedback.schedule"] = "once"
-        run = family.fork(name, settings)
-        aucs = [record["valid/two_sample_auc"] for record in read_metrics(run.metrics_path) if AUC in record]
-        scores = [float(aucs[-1])]
+        settings |= {"feedback.cycles": cycles, "feedback.patience": cycles + 1}
+        if cycles == self.search.cycles == 1 and self.search.method != "pbt":
+            settings["feedback.schedule"] = "once"  # nobody goes on with discriminators taught after the only cycle
+        run = family.fork(name, settings, None if base is None else family.folder / base)
+        scores = [next(record[AUC] for record in reversed(read_metrics(run.metrics_path)) if AUC in record)]
         if self.search.method == "multi":
             scores.append(abs(closer_to_train(family, run) - 0.5))
         write_json(file, scores)
-        shutil.rmtree(run.checkpoints_path)  # a search has many runs, and only their figures are wanted
         return scores
 
 
@@ -138,15 +142,48 @@ def start_search(
         for fold in range(search.folds)
     ]
     out.mkdir(parents=True, exist_ok=True)
-    study = open_study(search, storage, out)
     bench = Bench(families, search)
+    # A population is one worker's: its rounds are steps of one another.
+    study = None if method == "pbt" else open_study(search, storage, out)
     with FileLock(out / ".prepare.lock"):  # of workers that share the folder, the first makes what all need
-        default = [bench.judge("default", own_weights(recipe), fold) for fold in range(search.folds)]
+        weights = own_weights(recipe)
+        default = Result(-1, "complete", weights, [bench.judge("default", weights, fold) for fold in range(folds)])
+    about = {"method": method, "seed": recipe.seed, "folds": folds, "data": source["sha256"]}
+
+    def publish(results: Sequence[Result]) -> dict[str, Any]:
+        return write_results(results, default, about, out)
+
+    if study is None:
+
+        def step(done: Sequence[Result]) -> None:
+            publish(done)
+            info(f"trial {done[-1].place}: {in_figures(done[-1].weights)}: {done[-1].mean[0]:.4f}")
+
+        return publish(evolve(bench.train, trials=search.trials, folds=folds, seed=recipe.seed, step=step))
     with contextlib.closing(trials_to_do(study, search, patience)) as given:
         for trial in given:
             attempt(study, trial, bench)
-            publish(study, search, default, out)
-    return publish(study, search, default, out)
+            publish(results_of(study))
+    results = results_of(study)
+    if method == "multi":
+        plot_front([result for result in results if result.state == "complete"], default, out / "plots" / "front.png")
+    return publish(results)
+
+
+def in_figures(weights: Mapping[str, float]) -> str:
+    return " ".join(f"{level} {weight:.2f}" for level, weight in weights.items())
+
+
+def results_of(study: Study) -> list[Result]:
+    """The trials that have ended, by place."""
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state in DONE]
+    results = [
+        Result(
+            place_of(study, trial), trial.state.name.lower(), trial.user_attrs["weights"], trial.user_attrs["scores"]
+        )
+        for trial in ended
+    ]
+    return sorted(results, key=lambda result: result.place)
 
 
 def read_combination(text: str) -> tuple[float, ...]:
@@ -173,81 +210,22 @@ def own_weights(recipe: TrainRecipe) -> dict[str, float]:
 def attempt(study: Study, trial: Trial, bench: Bench) -> None:
     """Judge a trial fold by fold, unless its first folds say that it is hopeless."""
     search = bench.search
-    weights, scores = suggest_weights(trial, search), []
-    place = place_of(study, trial)
-    told = " ".join(f"{level} {weight:.2f}" for level, weight in weights.items())
+    weights, place = suggest_weights(trial, search), place_of(study, trial)
+    result = Result(place, "complete", weights, [])
+    trial.set_user_attr("scores", result.scores)
     for fold in range(search.folds):
         try:
-            scores.append(bench.judge(f"trial_{place:04d}", weights, fold))
+            result.scores.append(bench.judge(f"trial_{place:04d}", weights, fold))
         except NonFinite as error:
-            info(f"trial {place}: {told}: {error}")
+            info(f"trial {place}: {in_figures(weights)}: {error}")
             study.tell(trial, state=TrialState.PRUNED)
             return
-        trial.set_user_attr("scores", scores)
+        trial.set_user_attr("scores", result.scores)
         if len(search.directions) == 1 and fold + 1 < search.folds:
-            trial.report(mean(scores)[0], fold)
+            trial.report(result.mean[0], fold)
             if trial.should_prune():
-                info(f"trial {place}: {told}: stopped at {mean(scores)[0]:.4f}")
+                info(f"trial {place}: {in_figures(weights)}: stopped at {result.mean[0]:.4f}")
                 study.tell(trial, state=TrialState.PRUNED)
                 return
-    study.tell(trial, mean(scores))
-    info(f"trial {place}: {told}: " + ", ".join(f"{value:.4f}" for value in mean(scores)))
-
-
-def mean(scores: Sequence[Sequence[float]]) -> list[float]:
-    """Over the folds."""
-    return [float(value) for value in np.mean(scores, axis=0)]
-
-
-def publish(study: Study, search: Search, default: Sequence[Sequence[float]], out: Path) -> dict[str, Any]:
-    """Write the table of all trials and the best weights so far."""
-    trials = [trial for trial in study.get_trials(deepcopy=False) if "weights" in trial.user_attrs]
-    text = io.StringIO()
-    names = ["two_sample_auc", "privacy_gap"][: len(search.directions)]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "state", *LEVELS, *names, *(f"{name}_sd" for name in names), "folds"])
-    for trial in sorted(trials, key=lambda trial: place_of(study, trial)):
-        scores = trial.user_attrs.get("scores", [])
-        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            weights = [f"{trial.user_attrs['weights'][level]:.6f}" for level in LEVELS]
-            figures = [*mean(scores), *spread(scores)] if scores else [math.nan] * 2 * len(names)
-            row = [place_of(study, trial), trial.state.name.lower(), *weights]
-            writer.writerow([*row, *("" if math.isnan(value) else f"{value:.6f}" for value in figures), len(scores)])
-    atomic_write(out / TRIALS, text.getvalue())
-    best = choose(study, mean(default))
-    found = {
-        "weights": best["weights"],
-        "score": dict(zip(names, best["score"], strict=True)),
-        "spread": dict(zip(names, best["spread"], strict=True)),
-        "default_score": dict(zip(names, mean(default), strict=True)),
-        "method": search.method,
-        "seed": search.seed,
-        "folds": search.folds,
-        "trials": sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials),
-        "data": search.data,
-    }
-    if best["weights"]:
-        write_json(out / BEST, found)
-    return found
-
-
-def choose(study: Study, default: Sequence[float]) -> dict[str, Any]:
-    """The best trial; of two aims the most faithful one of the front that is no less private than the default weights,
-    or else the most private."""
-    front = study.best_trials
-    if not front:
-        return {"weights": {}, "score": [], "spread": []}
-    if len(default) == 1:
-        best = front[0]
-    else:
-        private = [trial for trial in front if trial.values[1] <= default[1]]
-        best = min(private, key=lambda trial: trial.values[0]) if private else min(front, key=lambda t: t.values[1])
-    scores = best.user_attrs["scores"]
-    return {"weights": best.user_attrs["weights"], "score": mean(scores), "spread": spread(scores)}
-
-
-def spread(scores: Sequence[Sequence[float]]) -> list[float]:
-    """Standard deviation over the folds; NaN for one fold."""
-    if len(scores) < 2:
-        return [math.nan] * len(scores[0])
-    return [float(value) for value in np.std(scores, axis=0, ddof=1)]
+    study.tell(trial, result.mean)
+    info(f"trial {place}: {in_figures(weights)}: " + ", ".join(f"{value:.4f}" for value in result.mean))
