@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -42,9 +43,17 @@ def did(folder):
     )
 
 
-@pytest.fixture(params=["journal", "sqlite"])
+@pytest.fixture(params=["journal", "sqlite", "postgresql"])
 def storage(request, tmp_path):
-    return tmp_path / "shared.journal" if request.param == "journal" else f"sqlite:///{tmp_path}/shared.db"
+    """Where workers meet; of PostgreSQL an empty database that TRAINWORKS_TEST_POSTGRESQL names, if it does."""
+    if request.param == "journal":
+        return tmp_path / "shared.journal"
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/shared.db"
+    server = os.environ.get("TRAINWORKS_TEST_POSTGRESQL")
+    if not server:
+        pytest.skip("set TRAINWORKS_TEST_POSTGRESQL to the URL of an empty database")
+    return server
 
 
 def test_workers_share_the_trials_and_a_killed_one_loses_none(storage, tmp_path):
