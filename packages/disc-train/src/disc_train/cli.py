@@ -194,6 +194,52 @@ def tune(
     print(json.dumps(json_ready(best)) if json_ else out / BEST)
 
 
+@app.command(short_help="Show which objective says and does what.")
+def explain(
+    run: Annotated[Path, typer.Argument(help="Run directory, finished or not.")],
+    rows: Annotated[
+        str | None, typer.Option(help="Rows to explain: CSV or JSON Lines, - for stdin; default: generated ones.")
+    ] = None,
+    num_rows: Annotated[int, typer.Option("--num-rows", "-n", min=1, max=200, help="Rows, at most.")] = 12,
+    ablate: Annotated[
+        int, typer.Option(min=0, help="Seeds of 16 trainings each, one for every subset of the objectives; 0: none.")
+    ] = 0,
+    cycles: Annotated[int | None, typer.Option(min=1, help="Cycles of those trainings; default: the run's.")] = None,
+    metric: Annotated[str, typer.Option(help="What they are compared by.")] = "valid/two_sample_auc",
+    out: Annotated[Path | None, typer.Option(help="Folder for explain.html; default: RUN/reports/explain.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="What was found as JSON on stdout.")] = False,
+    format_: Format = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Example: disc-train explain runs/heloc --ablate 3
+
+    One page: what each objective says of single rows, cell by cell too, its history and, with --ablate, what it is
+    worth: ablation, exact Shapley values and gradients, from trainings that share their warm starts.
+    """
+    import json
+
+    from disc_train.explain import explain as explain_run
+    from trainworks.files import json_ready
+
+    set_quiet(quiet)
+    out = out or run / "reports" / "explain"
+    found = explain_run(
+        run,
+        rows=rows,
+        num_rows=num_rows,
+        format=format_,
+        ablate=ablate,
+        cycles=cycles,
+        metric=metric,
+        out=out,
+        device=device,
+        threads=threads,
+    )
+    print(json.dumps(json_ready(found)) if json_ else out / "explain.html")
+
+
 @app.command(short_help="Draw new rows.")
 def sample(
     run: Annotated[Path, typer.Argument(help="Run directory.")],

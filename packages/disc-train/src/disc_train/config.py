@@ -114,6 +114,8 @@ class FeedbackConfig(Recipe):
     """Weight of the row level."""
     weight_feature: float = Field(0.25, ge=0)
     """Weight of the feature level."""
+    gradients_every: int = Field(0, ge=0)
+    """Steps between records of each level's gradient at the generator, norms and cosines; 0: none."""
     max_advantage: float = Field(3.0, gt=0)
     """Bound on an advantage, in nats."""
     patience: int = Field(3, ge=1)

@@ -37,8 +37,16 @@ class Trunk(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
 
     def forward(self, codes: Tensor, surprise: Tensor, order: Tensor | None = None) -> Tensor:
-        """With an order (B, C) the row is read causally in it; the states stay in reading order."""
-        x = nn.functional.embedding(codes + self.offsets, self.embedding()) + surprise.unsqueeze(-1) * self.surprise
+        return self.read(self.embed(codes), surprise, order)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """(B, C, D)."""
+        return nn.functional.embedding(codes + self.offsets, self.embedding())
+
+    def read(self, embedded: Tensor, surprise: Tensor, order: Tensor | None = None) -> Tensor:
+        """States from embedded cells (B, C, D). With an order (B, C) the row is read causally in it; the states stay in
+        reading order."""
+        x = embedded + surprise.unsqueeze(-1) * self.surprise
         if order is not None:
             x = x.gather(1, order.unsqueeze(-1).expand_as(x))
         x = self.drop(x)
@@ -92,7 +100,11 @@ class RowDiscriminator(nn.Module):
         )
 
     def forward(self, codes: Tensor, surprise: Tensor, order: Tensor) -> Tensor:
-        cells = self.from_cells(self.trunk(codes, surprise).mean(1))
+        return self.judge(self.trunk.embed(codes), surprise)
+
+    def judge(self, embedded: Tensor, surprise: Tensor) -> Tensor:
+        """Log-odds (B,) from embedded cells (B, C, D)."""
+        cells = self.from_cells(self.trunk.read(embedded, surprise).mean(1))
         return (cells + self.from_surprise(surprise)).squeeze(-1)
 
 

@@ -7,8 +7,9 @@ the unbroken one bit by bit.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,6 +201,8 @@ def generator_step(loop: Loop, state: State, batch: Tensor, feedback: Feedback |
             log_prob = state.generator.log_prob(feedback.codes, feedback.order).float()
         levels = feedback_losses(log_prob, feedback.credits, config.max_advantage)
         weights = adapted_weights(config, state, levels, log_prob)
+        if config.gradients_every and state.step % config.gradients_every == 0:
+            losses |= gradient_figures(levels, state.generator)
         total = total_feedback_loss(levels, weights)
         (config.strength * total).backward()
         losses |= {f"{level}_loss": loss.item() for level, loss in levels.items()}
@@ -213,6 +216,27 @@ def generator_step(loop: Loop, state: State, batch: Tensor, feedback: Feedback |
     diagnose(loop, state, batch, feedback, losses)
     state.optimizer.step()
     return {**losses, "grad_norm": norm.item()}
+
+
+def gradient_figures(levels: Mapping[str, Tensor], generator: Generator) -> dict[str, float]:
+    """Norm of the likelihood's gradient, which stands in the parameters, and of each level's; and the cosine of
+    each pair: below 0 they are in conflict (Yu et al. 2020)."""
+    parameters = list(generator.parameters())
+    gradients = {"lm": flat([parameter.grad for parameter in parameters], parameters)}
+    for level, loss in levels.items():
+        found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        gradients[level] = flat(found, parameters)
+    figures = {f"gradient/{name}": vector.norm().item() for name, vector in gradients.items()}
+    for one, other in itertools.combinations(gradients, 2):
+        cosine = torch.nn.functional.cosine_similarity(gradients[one], gradients[other], dim=0)
+        figures[f"cosine/{one}/{other}"] = cosine.item()
+    return figures
+
+
+def flat(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
+    """One vector of all gradients, zeros where there is none."""
+    pairs = zip(gradients, parameters, strict=True)
+    return torch.cat([(torch.zeros_like(own) if found is None else found).flatten() for found, own in pairs])
 
 
 def adapted_weights(
@@ -354,6 +378,7 @@ def feedback_record(lm: float, grad_norm: float, losses: dict[str, float] | None
     return {
         **{f"train/{name}": known.get(name, math.nan) for name in names},
         **{f"weight/{level}": known.get(f"weight/{level}", math.nan) for level in LEVELS},
+        **{name: value for name, value in known.items() if name.startswith(("gradient/", "cosine/"))},
         **{f"share/{level}": value / max(sum(weighted.values()), 1e-12) for level, value in weighted.items()},
         "train/lm_loss": lm,
         "train/combined_loss": known.get("combined_loss", lm),
