@@ -111,6 +111,7 @@ def _draw_contributions(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
             else:
                 below[row] += value
     axes.axhline(0, color="0.3", linewidth=0.8)
+    axes.set_xticks(places)
     axes.set_xlabel("row")
     axes.set_ylabel("score x weight, nats")
     axes.legend()
