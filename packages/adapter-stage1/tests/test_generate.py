@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from adapter_stage1.data import read_examples
-from adapter_stage1.generate import answer_perplexity, answer_prompts, fits_window, shared_prefix
+from adapter_stage1.generate import answer_perplexity, answer_prompts, fits_window
 from adapter_stage1.language_model import load_language_model
 from adapter_stage1.prompts import FORMATS, build_prompt
+from adapter_stage1.reading import alike, shared_prefix
 from trainworks.console import UserError
 
 SQUAD = FORMATS["squad"]
@@ -73,6 +74,45 @@ def test_batches_answer_as_transformers_does_one_prompt_at_a_time(language_model
             assert (answer.text, answer.num_tokens) == (said.strip(), 12)
 
 
+@pytest.mark.parametrize("batch_size", [3, 9])
+def test_a_passage_that_several_prompts_share_is_read_once_and_changes_no_answer(
+    language_model, train_json, dev_json, noisy, batch_size, monkeypatch
+):
+    """Nine prompts of three passages, in no order."""
+    examples = read_examples(dev_json)
+    asked = [(place, examples[place].question + " Now?" * times) for times in range(3) for place in (0, 3, 6)]
+    shots = read_examples(train_json)[:1]
+    prompts = [
+        language_model.tokens(build_prompt(SQUAD, shots, replace(examples[place], question=question)))
+        for place, question in asked
+    ]
+    expected = [language_model.tokenizer.decode(generated(language_model, prompt, noisy, 6)) for prompt in prompts]
+    fed = []
+    answers = answer_prompts(
+        language_model,
+        prompts,
+        lambda tokens: fed.append(len(tokens)) or noisy(tokens),
+        ENDLESS,
+        max_new_tokens=6,
+        batch_size=batch_size,
+    )
+    assert [answer.text for answer in answers] == [text.strip() for text in expected]
+    passages = [prompts[n : n + 7 : 3] for n in range(3)]
+    prefix = shared_prefix(prompts)
+    once = [shared_prefix(passage) - prefix for passage in passages]
+    questions = [
+        len(prompt) - prefix - head for passage, head in zip(passages, once, strict=True) for prompt in passage
+    ]
+    assert sum(fed) == prefix + sum(once) + sum(questions)
+    assert sum(fed) < 0.5 * sum(map(len, prompts))
+
+
+def test_alike_are_prompts_that_share_half_of_what_is_not_known_yet():
+    prompts = [[9, 1, 2, 3, 4], [9, 5], [9, 1, 2, 3, 5], [9, 1, 7, 7, 7, 7]]
+    assert alike(prompts, 1) == [[1], [0, 2], [3]]
+    assert alike(prompts[:1], 4) == [[0]]
+
+
 def test_prompts_that_share_nothing_and_equal_prompts_are_answered_too(language_model, prompts):
     embed = true(language_model)
     apart = [prompts[0][5:], prompts[1][6:], [9]]
@@ -119,14 +159,14 @@ def test_the_model_is_fed_the_prompts_embeddings_and_then_its_own_words(language
 
     def watched(*arguments, **options):
         output = forward(*arguments, **options)
-        fed.append((options.get("inputs_embeds"), options.get("input_ids"), output.logits[:, -1].argmax(-1)))
+        assert not arguments
+        assert "input_ids" not in options
+        fed.append((options["inputs_embeds"], output.logits[:, -1].argmax(-1)))
         return output
 
     monkeypatch.setattr(language_model.model, "forward", watched)
     answer_prompts(language_model, prompts, noisy, ENDLESS, max_new_tokens=4, batch_size=len(prompts))
-    (prefix, no_ids, _), (rest, still_no_ids, said), *later = fed
-    assert no_ids is None
-    assert still_no_ids is None
+    (prefix, _), (rest, said), *later = fed
     in_order = sorted(prompts, key=len)
     for n, prompt in enumerate(in_order):
         seen = torch.cat([prefix[0], rest[n]])
@@ -135,9 +175,8 @@ def test_the_model_is_fed_the_prompts_embeddings_and_then_its_own_words(language
         tokens = torch.cat([seen[: prefix.shape[1]], seen[prefix.shape[1] + padding :]])
         assert torch.equal(tokens, noisy(torch.tensor(prompt)))
     assert len(later) == 3
-    for embeddings, ids, next_said in later:
-        assert embeddings is None
-        assert torch.equal(ids[:, 0], said)
+    for embeddings, next_said in later:
+        assert torch.equal(embeddings[:, 0], language_model.table[said])
         said = next_said
 
 

@@ -40,6 +40,24 @@ def test_a_directory_is_read_frozen_and_whole(tiny_model):
     assert loaded.tokenizer.decode(loaded.tokens("What colour?")) == "What colour?"
 
 
+def test_the_table_is_what_the_model_is_fed_with_even_if_it_scales_its_rows(tiny_model, copy):
+    vocab_size = load_language_model(str(tiny_model), "float32", CPU).table.shape[0]
+    config = transformers.GemmaConfig(
+        vocab_size=vocab_size,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=16,
+    )
+    transformers.GemmaForCausalLM(config).save_pretrained(copy)
+    loaded = load_language_model(str(copy), "float32", CPU)
+    tokens = torch.arange(6)[None]
+    by_embeddings = loaded.model(inputs_embeds=loaded.table[tokens]).logits
+    torch.testing.assert_close(by_embeddings, loaded.model(input_ids=tokens).logits)
+
+
 def test_nothing_is_ever_fetched():
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     refused("gpt2", "no such model: gpt2; name a Hugging Face model directory, a GGUF file or smollm2")

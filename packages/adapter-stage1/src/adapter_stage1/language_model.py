@@ -139,7 +139,9 @@ def load_language_model(name: str, dtype: str, device: torch.device, device_map:
     if not device_map:
         model.to(device)
     model.eval().requires_grad_(False)
-    table = model.get_input_embeddings().weight
+    embedding = model.get_input_embeddings()
+    with torch.no_grad():  # through the layer, since some models, such as Gemma, scale its rows
+        table = embedding(torch.arange(embedding.num_embeddings, device=embedding.weight.device))
     return LanguageModel(path, model_digest(path), model, tokenizer, table.float())
 
 

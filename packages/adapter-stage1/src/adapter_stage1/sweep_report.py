@@ -155,6 +155,7 @@ HEADER = (
     "retention",
     "tokens %",
     "variance",
+    "perplexity",
     "bits/token",
     "seeds",
 )
@@ -163,7 +164,14 @@ HEADER = (
 def summary_rows(sweep: Sweep) -> list[list[str]]:
     """The baseline and each group as text under `HEADER`: mean ± standard deviation over seeds."""
     base = sweep.baseline
-    quality = [f"{base['f1']:.1f}", f"{base['exact_match']:.1f}", "1.000", "100.0", "1.000"]
+    quality = [
+        f"{base['f1']:.1f}",
+        f"{base['exact_match']:.1f}",
+        "1.000",
+        "100.0",
+        "1.000",
+        f"{base['perplexity']:.2f}",
+    ]
     rows = [["–", "–", "–", "raw", *quality, f"{base['bits_per_token']:,}", "–"]]
     for group in sweep.groups():
         values = [
@@ -172,6 +180,7 @@ def summary_rows(sweep: Sweep) -> list[list[str]]:
             _mean_and_deviation(group, "retention", 3),
             _mean_and_deviation(group, "token_recovery", 1, scale=100),
             _mean_and_deviation(group, "explained_variance", 3),
+            _mean_and_deviation(group, "perplexity", 2),
         ]
         rows.append(
             [

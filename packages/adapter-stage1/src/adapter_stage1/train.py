@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from adapter_stage1.compress import Linear, explained_variance
@@ -24,6 +25,7 @@ from adapter_stage1.losses import Balance, distill_loss, hidden_loss, next_token
 from adapter_stage1.memory import fits_memory, largest_batch
 from adapter_stage1.model import Adapter, Rows, nearest_rows
 from adapter_stage1.prompts import PromptFormat
+from adapter_stage1.reading import Reading, read
 from adapter_stage1.score import score
 from trainworks.checkpoint import Checkpoints
 from trainworks.console import Interrupted, info, progress
@@ -35,6 +37,8 @@ from trainworks.torch import check_finite, load_state, load_weights, save_state,
 from trainworks.tracking import Sink
 
 MONITOR, TIE_BREAK = "valid/f1", "valid/mse"
+IGNORED = -100
+"""A place without a target."""
 WEIGHTS, STATE = "adapter.safetensors", "optimizer.pt"
 
 
@@ -307,14 +311,17 @@ def teacher_forced_loss(setting: Setting, batch: Sequence[int], rebuilt_UD: Tens
     """Objective 3: the loss on the answer, whose own true embeddings stand in the input. Evaluation has none of them,
     which is why this teaches less than it seems to."""
     language_model = setting.language_model
-    model, device = language_model.model, language_model.device
-    whole_BS, is_token_BS = padded([setting.prompts[n] + setting.answers[n] for n in batch], device)
-    lengths_B = torch.tensor([len(setting.prompts[n]) for n in batch], device=device)
-    is_prompt_BS = torch.arange(whole_BS.shape[1], device=device) < lengths_B[:, None]
-    place_BS = torch.searchsorted(rows_U, whole_BS).clamp(max=len(rows_U) - 1)
-    embeddings_BSD = torch.where(is_prompt_BS[..., None], rebuilt_UD[place_BS], language_model.table[whole_BS])
-    logits = model(inputs_embeds=embeddings_BSD.to(model.dtype), attention_mask=is_token_BS.long()).logits
-    return next_token_loss(logits, whole_BS, is_token_BS & ~is_prompt_BS)
+    device = language_model.device
+    inputs, golds = [], []
+    for n in batch:
+        place = torch.searchsorted(rows_U, torch.tensor(setting.prompts[n], device=device))
+        golds.append(torch.tensor(setting.answers[n], device=device))
+        inputs.append(torch.cat([rebuilt_UD[place], language_model.table[golds[-1]]]))
+    longest = max(map(len, golds))
+    # Answers end where the batch does, so that the output layer needs no logits of the prompts.
+    _, logits_BAV = read(language_model, Reading.nothing(len(batch), device), inputs, longest + 1)
+    target_BA = torch.stack([F.pad(gold, (longest - len(gold), 0), value=IGNORED) for gold in golds])
+    return F.cross_entropy(logits_BAV[:, :-1].float().flatten(0, 1), target_BA.flatten(), ignore_index=IGNORED)
 
 
 def padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
