@@ -138,9 +138,14 @@ def fits_window(
         UserError: none fits.
     """
     limit = language_model.window - max_new_tokens
-    kept = [
-        example for example in examples if len(language_model.tokens(build_prompt(format, shots, example))) <= limit
-    ]
+
+    def fits(example: Example) -> bool:
+        text = build_prompt(format, shots, example)
+        # A token stands for a byte or more, of text that a tokenizer may have made longer. So most prompts need no
+        # counting, which would take longer for a whole file than answering a few of its questions.
+        return len(text.encode()) < limit / 2 or len(language_model.tokens(text)) <= limit
+
+    kept = [example for example in examples if fits(example)]
     if not kept:
         raise UserError(f"no prompt fits into the model's window of {language_model.window} tokens; take fewer shots")
     if len(kept) < len(examples):
