@@ -131,15 +131,20 @@ def test_evaluate_writes_the_page(adapter_stage1, run, dev_json, tmp_path):
 
 
 def test_labels_are_spread_as_little_as_it_takes():
-    assert spread([1.0, 10.0, 30.0], 4) == [1.0, 10.0, 30.0]
-    assert spread([10.0, 10.0], 4) == [8.0, 12.0]
+    assert spread([1.0, 10.0, 30.0], 4, 0, 100) == [1.0, 10.0, 30.0]
+    assert spread([10.0, 10.0], 4, 0, 100) == [8.0, 12.0]
+    assert spread([0.0, 30.0, 0.0], 4, 0, 100) == [0.0, 30.0, 4.0]  # no label under the axis
+    assert spread([99.0, 100.0], 4, 0, 100) == [96.0, 100.0]
     values = np.random.default_rng(0).uniform(0, 20, 12).tolist()
-    heights = np.array(spread(values, 4))
+    heights = np.array(spread(values, 4, 0, 100))
+    assert heights.min() == 0
     assert np.diff(np.sort(heights)).min() > 4 - 1e-9
     assert np.argsort(heights).tolist() == np.argsort(values).tolist()
     # The least-squares optimum under the gaps, as SciPy finds it.
     optimize = pytest.importorskip("scipy.optimize")
     order = np.argsort(values)
     gaps = {"type": "ineq", "fun": lambda x: np.diff(x[order]) - 4}
-    best = optimize.minimize(lambda x: np.square(x - values).sum(), heights + 1, constraints=[gaps], method="SLSQP")
+    best = optimize.minimize(
+        lambda x: np.square(x - values).sum(), heights + 1, bounds=[(0, 100)] * 12, constraints=[gaps], method="SLSQP"
+    )
     assert np.square(heights - values).sum() == pytest.approx(best.fun, rel=1e-4)

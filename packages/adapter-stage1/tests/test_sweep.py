@@ -113,7 +113,10 @@ def test_runs_on_more_and_more_questions_make_a_scaling_curve(adapter_stage1, sm
         assert record["config"]["training"]["examples"] == examples
     assert [line.split()[2] for line in ended.out.splitlines()[2:4]] == ["8", "16"]
     assert (out / "scaling.png").read_bytes().startswith(b"\x89PNG")
-    assert (out / "index.html").read_text().count("data:image/png") == 2
+    page = (out / "index.html").read_text()
+    assert page.count("data:image/png") == 2
+    assert "rebuilt from 4x fewer numbers" in page
+    assert "take 128 bits a token" in page
 
 
 def test_a_run_that_diverges_is_named_and_the_others_are_judged(adapter_stage1, small, tmp_path, monkeypatch):

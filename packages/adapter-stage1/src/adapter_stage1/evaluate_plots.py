@@ -86,7 +86,7 @@ def plot_f1_by_bits(rungs: Mapping[str, Rung], token_id_bits: int) -> bytes:
     for column in _columns(rungs):
         f1s = [rungs[name].f1 for name in column]
         right = max(rungs[name].bits_per_token for name in column) * 1.18
-        for name, f1, level in zip(column, f1s, spread(f1s, 4.2), strict=True):
+        for name, f1, level in zip(column, f1s, spread(f1s, 4.2, 0, 100), strict=True):
             bits = rungs[name].bits_per_token
             axes.plot([bits, right], [f1, level], color="#b0b0b0", linewidth=0.7, zorder=1)
             axes.plot(bits, f1, "o", color=BASELINE if name == "raw" else INK, markersize=6)
@@ -151,10 +151,11 @@ def _plot_curves(curves: Mapping[str, Curve], baseline: float, label: str, tick:
     return _png(figure)
 
 
-def spread(values: Sequence[float], gap: float) -> list[float]:
-    """The values pushed apart, in order, as little as it takes for neighbours to be `gap` apart (least squares).
+def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """The values pushed apart, in order, as little as it takes for neighbours to be `gap` apart (least squares), and
+    all of them between `low` and `high`, where there must be room for them.
 
-    Labels at such heights don't overlap. Blocks of pushed labels are centred on what they label.
+    Labels at such heights don't overlap. Blocks of pushed labels are centred on what they label, but at the ends.
     """
     order = sorted(range(len(values)), key=values.__getitem__)
     blocks: list[tuple[float, int]] = []  # where a block's first label would be, and how many are in it
@@ -164,7 +165,8 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
             before, count = blocks.pop()
             first, size = (before * count + first * size) / (count + size), count + size
         blocks.append((first, size))
-    firsts = [first for first, size in blocks for _ in range(size)]
+    highest_first = high - (len(values) - 1) * gap
+    firsts = [min(max(first, low), highest_first) for first, size in blocks for _ in range(size)]
     heights = [0.0] * len(values)
     for number, place in enumerate(order):
         heights[place] = firsts[number] + number * gap

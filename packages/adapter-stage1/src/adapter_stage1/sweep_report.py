@@ -218,7 +218,7 @@ def sweep_page(sweep: Sweep, images: Mapping[str, bytes]) -> str:
     """
     settings, base = sweep.settings, sweep.baseline
     ratios = sorted({cell["ratio"] for cell in sweep.cells})
-    title = f"Prompts rebuilt from {ratios[0]}x to {ratios[-1]}x fewer numbers"
+    title = f"Prompts rebuilt from {_range(f'{ratios[0]}x', f'{ratios[-1]}x')} fewer numbers"
     drawn = [
         figure(
             images["pareto.png"],
@@ -240,9 +240,9 @@ def sweep_page(sweep: Sweep, images: Mapping[str, bytes]) -> str:
             "<p>Lines: means over seeds, with one standard deviation; they are drawn a little apart sideways, so that "
             "lines on top of each other can be told apart.</p>",
             table(HEADER, summary_rows(sweep)),
-            f"<p>± is one standard deviation over seeds. Counted honestly, latents at 16 bits a number take {lowest:,} "
-            f"to {highest:,} bits a token, and the token's id takes {sweep.token_id_bits}, from which the embedding is "
-            "read off without loss. The rung lookup needs no training.</p>",
+            "<p>± is one standard deviation over seeds. Counted honestly, latents at 16 bits a number take "
+            f"{_range(f'{lowest:,}', f'{highest:,}')} bits a token, and the token's id takes {sweep.token_id_bits}, "
+            "from which the embedding is read off without loss. The rung lookup needs no training.</p>",
             definitions(
                 [
                     ("model", f"{settings['model']['path']} (SHA-256 {settings['model']['sha256'][:12]}…)"),
@@ -260,6 +260,10 @@ def _spoken(curves: Mapping[str, Curve], point: str) -> str:
         f"{name}: " + ", ".join(point.format(x=x, mean=mean) for x, mean in zip(curve.xs, curve.means, strict=True))
         for name, curve in curves.items()
     )
+
+
+def _range(first: str, last: str) -> str:
+    return first if first == last else f"{first} to {last}"
 
 
 def _bits(sweep: Sweep, ratio: int) -> int:
