@@ -21,11 +21,7 @@ def diversity(log_p, gold=GOLD):
     return {name: float(part[0]) for name, part in losses.diversity_parts(log_p, gold, FLOOR).items()}
 
 
-def test_likelihood_and_kl_equal_their_definitions():
-    logits = tf.constant(np.random.default_rng(0).normal(size=(1, 6, 9)), tf.float32)
-    log_p = tf.nn.log_softmax(logits)
-    expected = -sum(float(log_p[0, place, word]) for place, word in enumerate([4, 5, 6, 7, 3]))
-    assert float(losses.negative_log_likelihood(log_p, GOLD)[0]) == pytest.approx(expected, rel=1e-6)
+def test_kl_equals_its_definition():
     posterior = Gaussian(tf.constant([[1.0]]), tf.math.log([[4.0]]))
     prior = Gaussian(tf.constant([[-0.5]]), tf.math.log([[9.0]]))
     kl = np.log(3 / 2) + (4 + 1.5**2) / 18 - 0.5
@@ -65,8 +61,8 @@ def test_padding_changes_nothing():
     other = tf.concat([log_p[:, :5], sharp([5, 5, 5])], 1)
     padded = tf.concat([GOLD[:, :5], tf.zeros((1, 3), tf.int32)], 1)
     assert diversity(log_p[:, :5], GOLD[:, :5]) == pytest.approx(diversity(other, padded), rel=1e-5)
-    for loss in (losses.negative_log_likelihood, losses.unlikelihood):
-        assert float(loss(log_p[:, :5], GOLD[:, :5])[0]) == pytest.approx(float(loss(other, padded)[0]), rel=1e-5)
+    unlikelihood = float(losses.unlikelihood(log_p[:, :5], GOLD[:, :5])[0])
+    assert unlikelihood == pytest.approx(float(losses.unlikelihood(other, padded)[0]), rel=1e-5)
 
 
 @pytest.mark.parametrize("part", ["distinct", "repetition", "entropy", "unlikelihood"])

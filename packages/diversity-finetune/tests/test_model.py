@@ -44,8 +44,17 @@ def test_the_full_preset_has_about_22_million_weights():
 def test_step_by_step_is_what_teacher_forcing_scores(network):
     customer, previous, reply = texts(seed=1), texts(width=4, seed=2), texts(seed=3)
     steps = tf.nn.log_softmax(decode(network, customer, previous, reply))
-    np.testing.assert_allclose(steps, network.score(customer, previous, reply), atol=1e-5)
+    np.testing.assert_allclose(steps, network.log_p(network.score(customer, previous, reply)), atol=1e-5)
     np.testing.assert_allclose(tf.reduce_sum(tf.exp(steps), -1), 1.0, atol=1e-5)
+
+
+def test_the_gold_words_alone_have_the_probabilities_that_they_have_among_all(network):
+    reply = texts(seed=3)
+    reply[0, 3:] = [3, 0, 0]
+    reply[1, 1] = texts(seed=1)[1, 0]  # may be copied
+    predictions = network.score(texts(seed=1), texts(width=4, seed=2), reply)
+    expected = np.take_along_axis(network.log_p(predictions).numpy(), reply[:, :, None], 2)[:, :, 0] * (reply != 0)
+    np.testing.assert_allclose(network.gold_log_p(predictions, reply), expected, atol=1e-5)
 
 
 def test_neither_padding_nor_neighbours_change_a_row(network):
@@ -72,7 +81,8 @@ def test_words_after_a_place_do_not_change_it(network):
     customer, previous, reply = texts(seed=1), texts(width=4, seed=2), texts(seed=3)
     other = reply.copy()
     other[:, 3:] = 9
-    changed = np.abs(network.score(customer, previous, other) - network.score(customer, previous, reply)).max((0, 2))
+    before, after = (network.log_p(network.score(customer, previous, words)) for words in (reply, other))
+    changed = np.abs(after - before).max((0, 2))
     assert (changed[:4] == 0).all()
     assert changed[4] > 1e-5
 
@@ -83,7 +93,7 @@ def test_every_weight_learns(network):
     with tf.GradientTape() as tape:
         taught = network.teach(customer, previous, reply, tf.constant([1, 2]))
         kls = [tf.reduce_sum(losses.kl_divergence(*pair)) for pair in taught.latents.values()]
-        loss = tf.add_n([tf.reduce_sum(losses.negative_log_likelihood(taught.log_p, reply)), *kls])
+        loss = tf.add_n([-tf.reduce_sum(network.gold_log_p(taught.predictions, reply)), *kls])
     for weight, gradient in zip(
         network.trainable_variables, tape.gradient(loss, network.trainable_variables), strict=True
     ):
@@ -104,7 +114,7 @@ def test_latents_are_two_or_one_and_none_without_the_vae(network):
 
 def test_copying_moves_probability_to_the_words_that_are_read():
     generated = tf.fill((1, 1, 6), 1 / 6)
-    mixed = model.mix_copies(generated, tf.constant([[[0.3, 0.2, 0.1]]]), tf.constant([[5, 5, 3]]))
+    mixed = model.mix_copies(generated, tf.constant([[[0.3, 0.2]]]), tf.constant([[5, 5]]))
     np.testing.assert_allclose(mixed, [[[1 / 12] * 5 + [1 / 12 + 0.5]]], rtol=1e-6)
 
 

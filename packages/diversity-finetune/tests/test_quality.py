@@ -137,7 +137,21 @@ def test_a_model_that_says_one_thing_to_everybody_is_poor_whatever_its_score():
     found = measure(["thank you for calling the help desk today"] * 40, references)
     assert found["quality_score"] > 0.5
     assert found["band"] == "POOR"
-    assert quality_band(found["quality_score"], 0.3, 0.5) != "POOR"
+    assert (
+        quality_band({**found, "corpus_distinct_2": 0.3, "human_corpus_distinct_2": 0.5, "shuffled_rouge_l": 0})
+        != "POOR"
+    )
+
+
+def test_varied_replies_to_other_messages_are_poor_whatever_their_score():
+    chance = np.random.default_rng(0)
+    words = [f"w{number}" for number in range(300)]
+    references = [" ".join(chance.choice(words, 9, replace=False)) for _ in range(60)]
+    nonsense = measure([" ".join(chance.choice(words, 9, replace=False)) for _ in range(60)], references)
+    assert nonsense["quality_score"] > 0.4
+    assert nonsense["band"] == "POOR"
+    answers = measure([text.replace("w1", "x") for text in references], references)
+    assert answers["band"] != "POOR"
 
 
 def test_perfect_replies_are_excellent():

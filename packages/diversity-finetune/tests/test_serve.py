@@ -1,11 +1,13 @@
 """The server, around a decoder that a test can hold up."""
 
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fastapi.testclient import TestClient
 
+from diversity_finetune import serve
 from diversity_finetune.decoding import Decoding, Reply
 from diversity_finetune.serve import MAX_BATCH, MAX_BODY, MAX_CHARACTERS, make_app
 
@@ -133,3 +135,15 @@ def test_shutting_down_ends_the_thread(echo):
         assert client.get("/health").status_code == 200
         assert "decoding" in {thread.name for thread in threading.enumerate()}
     assert "decoding" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_address_that_is_told_takes_connections_at_once(monkeypatch, echo):
+    def connect(line):
+        socket.create_connection(("127.0.0.1", int(line.rpartition(":")[2])), timeout=10).close()
+        told.append(line)
+
+    told = []
+    monkeypatch.setattr(serve, "info", connect)
+    monkeypatch.setattr(serve.uvicorn.Server, "run", lambda self, sockets: None)
+    serve.serve(echo, Decoding(), "tiny", "127.0.0.1", 0)
+    assert len(told) == 1

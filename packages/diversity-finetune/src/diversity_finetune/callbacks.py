@@ -36,6 +36,7 @@ COLUMNS = (
     "self_bleu",
     "sentence_bleu_4",
     "std_length",
+    "shuffled_rouge_l",
     "band",
 )
 """Of the log; "measure" in `quality` says what each is."""

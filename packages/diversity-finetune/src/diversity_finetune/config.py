@@ -66,6 +66,8 @@ class GANConfig(Recipe):
     """Weight of feature matching (Salimans et al. 2016, section 3.1) beside it."""
     interval: int = Field(4, ge=2)
     """Steps between turns of the discriminator, and between turns of the adversarial loss, which come in between."""
+    stride: int = Field(4, ge=1)
+    """Of how many pairs of a batch one takes part in those turns; 1 takes all, which doubles the time of a step."""
     length: int = Field(16, ge=2)
     """Words of a generated reply that the discriminator reads, at most."""
     temperature: float = Field(1.0, gt=0)
@@ -95,6 +97,9 @@ class DiversityConfig(Recipe):
     """Nats of entropy that are enough: above, the entropy loss is 0 and doesn't fight the likelihood."""
     unlikelihood: float = Field(0.0, ge=0)
     """Weight of the token unlikelihood loss (Welleck et al. 2020, equation 4); 0 turns it off."""
+    stride: int = Field(4, ge=1)
+    """Of how many pairs of a batch one is read by these losses; they want every word's probability, where likelihood
+    wants the gold word's alone. 1 reads all, which doubles the time of a step."""
     temperature: float = Field(1.0, gt=0)
     """Temperature of the distributions that the diversity loss reads, at the first step."""
     temperature_end: float = Field(1.0, gt=0)
@@ -112,8 +117,6 @@ class TrainingConfig(Recipe):
     """First step size of Adam."""
     clip_norm: float = Field(1.0, gt=0)
     """Bound on the norm of the gradient."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Share of the target that goes to all words alike (Szegedy et al. 2016)."""
     average: float = Field(0.995, ge=0, lt=1)
     """Momentum of the moving average of the weights that is evaluated and kept; 0 keeps the weights themselves."""
     plateau_factor: float = Field(0.5, gt=0, lt=1)

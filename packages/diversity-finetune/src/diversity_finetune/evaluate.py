@@ -13,7 +13,7 @@ from diversity_finetune.data import Pair, read_pairs
 from diversity_finetune.decoding import GREEDY, Decoding
 from diversity_finetune.evaluate_plots import plot_sweep
 from diversity_finetune.generate import Answers, Decoder, generate_stream
-from diversity_finetune.quality import LEAST_SHARE_OF_HUMAN, measure
+from diversity_finetune.quality import LEAST_ABOVE_SHUFFLED, LEAST_SHARE_OF_HUMAN, measure
 from diversity_finetune.run import TOOL, load_trained
 from trainworks.checkpoint import Checkpoints
 from trainworks.console import UserError, info, progress
@@ -98,13 +98,17 @@ class Report:
         """The systems as text for a console."""
         rows = [["", *(title for title, _ in TABLE)]]
         rows += [[name, *(_cell(metrics.get(key)) for _, key in TABLE)] for name, metrics in self.systems.items()]
-        half = LEAST_SHARE_OF_HUMAN * self.systems[HUMAN]["corpus_distinct_2"]
+        human = self.systems[HUMAN]
+        varied = LEAST_SHARE_OF_HUMAN * human["corpus_distinct_2"]
+        near = LEAST_ABOVE_SHUFFLED + human["shuffled_rouge_l"]
         return "\n".join(
             [
                 *aligned(rows),
                 f"{len(self.pairs):,} pairs. BLEU over the corpus (sacrebleu's, 13a, lower-cased, unsmoothed).",
-                "quality = 0.3 BLEU-4 + 0.3 ROUGE-L + 0.2 D-2 + 0.2 (1 - repetition). A model that says one sentence",
-                f"to everybody can get .50, so a band above POOR needs half the references' corpus D-2: {half:.3f}.",
+                "quality = 0.3 BLEU-4 + 0.3 ROUGE-L + 0.2 D-2 + 0.2 (1 - repetition). One sentence said to everybody",
+                "can get .50 and varied nonsense .40, so a band above POOR also needs half the references' corpus D-2",
+                f"({varied:.3f}) and a ROUGE-L {LEAST_ABOVE_SHUFFLED} above that of references given to other messages",
+                f"({near:.3f}).",
             ]
         )
 

@@ -23,19 +23,6 @@ def real_words(target_BT: Any) -> Any:
     return tf.cast(target_BT != Tokenizer.pad_id, tf.float32)
 
 
-def negative_log_likelihood(log_p_BTV: Any, target_BT: Any, smoothing: float = 0.0) -> Any:
-    """Sum over a reply's words of the cross-entropy in nats.
-
-    Args:
-        log_p_BTV: log-probabilities.
-        smoothing: share of the target that all words of the vocabulary get alike (Szegedy et al. 2016, section 7).
-    """
-    words = -tf.gather(log_p_BTV, target_BT, axis=2, batch_dims=2)
-    if smoothing:
-        words = (1 - smoothing) * words - smoothing * tf.reduce_mean(log_p_BTV, -1)
-    return tf.reduce_sum(words * real_words(target_BT), -1)
-
-
 def kl_divergence(posterior: Gaussian, prior: Gaussian) -> Any:
     """KL(posterior || prior) of each dimension in nats, (B, Z)."""
     ratio = tf.exp(posterior.log_variance - prior.log_variance)

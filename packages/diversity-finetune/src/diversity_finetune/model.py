@@ -55,11 +55,27 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Taught:
-    """Teacher-forced predictions: log-probabilities (B, T, V) float32, and the latents that training compares: pairs of
-    posterior and prior by the latent's name."""
+class Predictions:
+    """What follows each place of a reply, before the vocabulary: the output layer's input (B, T, E), the probability of
+    copying each word read (B, T, S), None without copying, and the ids of those words (B, S). `ReplyModel.log_p` and
+    `ReplyModel.gold_log_p` make probabilities of it."""
 
-    log_p: Any
+    output: Any
+    copied: Any
+    source: Any
+
+    def every(self, stride: int) -> Predictions:
+        """Those of every `stride`-th pair."""
+        copied = None if self.copied is None else self.copied[::stride]
+        return Predictions(self.output[::stride], copied, self.source[::stride])
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Teacher-forced predictions, and the latents that training compares: pairs of posterior and prior by the latent's
+    name."""
+
+    predictions: Predictions
     latents: dict[str, tuple[Gaussian, Gaussian]]
 
 
@@ -200,34 +216,59 @@ class ReplyModel(keras.Model):
         """As `step`, on words that are mixtures of embeddings."""
         words_BE = tf.cast(words_BE, self.compute_dtype) + state["latent"]
         _, (h, c) = self.decoder.cell(words_BE, [state["h"], state["c"]])
-        log_p, log_sum = self._predict(h[:, None], state)
+        log_p, log_sum = self._vocabulary(self._predict(h[:, None], state))
         return (log_p + log_sum)[:, 0], {**state, "h": h, "c": c}
 
-    def _predict(self, hidden_BTD: Any, state: State, seed: Any = None) -> tuple[Any, Any]:
-        """Attention over the memory (Luong et al. 2015, "general"), then the vocabulary, then copying.
-
-        Returns:
-            Log-probabilities (B, T, V) float32, and the logarithm of the softmax's sum (B, T, 1), which makes logits of
-            them again: a repetition penalty depends on where logits are 0.
-        """
+    def _predict(self, hidden_BTD: Any, state: State, seed: Any = None) -> Predictions:
+        """Attention over the memory (Luong et al. 2015, "general"), and how much of each word is copied from it."""
         scores = tf.matmul(self.query(hidden_BTD), state["memory"], transpose_b=True)
         scores = tf.cast(scores, tf.float32) * self.config.decoder**-0.5
         attention_BTS = tf.nn.softmax(tf.where(state["mask"][:, None], scores, NEVER))
         read = tf.matmul(tf.cast(attention_BTS, self.compute_dtype), state["memory"])
         joined = tf.concat([hidden_BTD, read], -1)
         output = drop(self.output_hidden(joined), self.config.dropout, seed)
-        if self.config.tied:
-            table = tf.cast(self.agent_embedding.embeddings, self.compute_dtype)
-            logits = tf.tensordot(output, table, [[2], [1]])
-            logits = tf.cast(logits, tf.float32) + tf.cast(self.output_bias, tf.float32)
-        else:
-            logits = tf.cast(self.output_layer(output), tf.float32)
-        log_sum = tf.reduce_logsumexp(logits, -1, keepdims=True)
         if not self.config.copy_words:
-            return logits - log_sum, log_sum
+            return Predictions(output, None, state["source"])
         gate = tf.sigmoid(tf.cast(self.copy_gate(joined), tf.float32))
-        mixed = mix_copies(tf.exp(logits - log_sum), gate * attention_BTS, state["source"])
+        # What falls on special ids (ends, words out of the vocabulary) is given back to generating.
+        is_word = tf.cast(state["source"] >= len(SPECIAL), tf.float32)[:, None]
+        return Predictions(output, gate * attention_BTS * is_word, state["source"])
+
+    def _logits(self, output: Any) -> Any:
+        """Logits (..., V) float32 of generating each word, from `Predictions.output` (..., E)."""
+        if not self.config.tied:
+            return tf.cast(self.output_layer(output), tf.float32)
+        table = tf.cast(self.agent_embedding.embeddings, self.compute_dtype)
+        logits = tf.tensordot(output, table, [[-1], [1]])
+        return tf.cast(logits, tf.float32) + tf.cast(self.output_bias, tf.float32)
+
+    def _vocabulary(self, predictions: Predictions) -> tuple[Any, Any]:
+        """Log-probabilities (B, T, V) float32, and the logarithm of the softmax's sum (B, T, 1), which makes logits of
+        them again: a repetition penalty depends on where logits are 0."""
+        logits = self._logits(predictions.output)
+        log_sum = tf.reduce_logsumexp(logits, -1, keepdims=True)
+        if predictions.copied is None:
+            return logits - log_sum, log_sum
+        mixed = mix_copies(tf.exp(logits - log_sum), predictions.copied, predictions.source)
         return tf.math.log(mixed + SMALLEST), log_sum
+
+    def log_p(self, predictions: Predictions) -> Any:
+        """Log-probabilities of every word, (B, T, V) float32."""
+        return self._vocabulary(predictions)[0]
+
+    def gold_log_p(self, predictions: Predictions, reply_BT: Any) -> Any:
+        """Log-probabilities of the gold words alone, (B, T) float32, 0 at padding: what `log_p` has there, in less
+        time."""
+        place_N2 = tf.where(reply_BT != Tokenizer.pad_id)
+        gold_N = tf.gather_nd(reply_BT, place_N2)
+        logits_NV = self._logits(tf.gather_nd(predictions.output, place_N2))
+        log_p_N = -tf.nn.sparse_softmax_cross_entropy_with_logits(gold_N, logits_NV)
+        if predictions.copied is not None:
+            copied_NS = tf.gather_nd(predictions.copied, place_N2)
+            is_gold_NS = tf.cast(tf.gather(predictions.source, place_N2[:, 0]) == gold_N[:, None], tf.float32)
+            generated_N = tf.exp(log_p_N) * (1.0 - tf.reduce_sum(copied_NS, -1))
+            log_p_N = tf.math.log(generated_N + tf.reduce_sum(copied_NS * is_gold_NS, -1) + SMALLEST)
+        return tf.scatter_nd(place_N2, log_p_N, tf.shape(reply_BT, tf.int64))
 
     def teach(self, customer_BS: Any, previous_BS: Any, reply_BT: Any, seed: Any) -> Taught:
         """Predict each word of the gold reply from those before it, with latents drawn as training does.
@@ -253,13 +294,13 @@ class ReplyModel(keras.Model):
             latent_BZ = self._at(prior | {"agent": drawn}, noise)
         return Taught(self._decode(self.start(context, latent_BZ), reply_BT, _fold(seed, 5)), latents)
 
-    def score(self, customer_BS: Any, previous_BS: Any, reply_BT: Any) -> Any:
-        """Log-probabilities (B, T, V) of gold replies with the latents at their prior's mean, as greedy inference has
-        them: the reply is predicted, not read."""
+    def score(self, customer_BS: Any, previous_BS: Any, reply_BT: Any) -> Predictions:
+        """Predictions of gold replies with the latents at their prior's mean, as greedy inference has them: the reply
+        is predicted, not read."""
         noise = tf.zeros((tf.shape(reply_BT)[0], self.noise_width))
         return self._decode(self.begin(customer_BS, previous_BS, noise), reply_BT, None)
 
-    def _decode(self, state: State, reply_BT: Any, seed: Any) -> Any:
+    def _decode(self, state: State, reply_BT: Any, seed: Any) -> Predictions:
         begin = tf.fill((tf.shape(reply_BT)[0], 1), Tokenizer.begin_id)
         before = tf.concat([begin, reply_BT[:, :-1]], 1)
         if seed is not None and self.vae.enabled and self.vae.word_dropout:
@@ -267,14 +308,14 @@ class ReplyModel(keras.Model):
             before = tf.where(lost & (before >= len(SPECIAL)), Tokenizer.unknown_id, before)
         words = drop(self.agent_embedding(before), self.config.dropout, _fold(seed, 1)) + state["latent"][:, None]
         hidden, _, _ = self.decoder(words, initial_state=[state["h"], state["c"]])
-        return self._predict(hidden, state, _fold(seed, 2))[0]
+        return self._predict(hidden, state, _fold(seed, 2))
 
 
 def build(config: ModelConfig, vae: VAEConfig, vocabulary: int, precision: str = "fp32") -> ReplyModel:
     """A model with all its weights, which has learned nothing yet."""
     model = ReplyModel(config, vae, vocabulary, precision)
     ids = tf.fill((1, 2), Tokenizer.end_id)
-    model.teach(ids, ids, ids, tf.zeros(2, tf.int32))
+    model.log_p(model.teach(ids, ids, ids, tf.zeros(2, tf.int32)).predictions)
     model.built = True
     return model
 
@@ -295,11 +336,9 @@ def mix_copies(generated_BTV: Any, copied_BTS: Any, source_BS: Any) -> Any:
 
     Args:
         generated_BTV: softmax over the vocabulary.
-        copied_BTS: probability of copying the word at each place read; what falls on special ids (ends, words out of
-            the vocabulary) is given back to generating.
+        copied_BTS: probability of copying the word at each place read.
         source_BS: the ids there.
     """
-    copied_BTS *= tf.cast(source_BS >= len(SPECIAL), tf.float32)[:, None]
     generated_BTV *= 1.0 - tf.reduce_sum(copied_BTS, -1, keepdims=True)
     B, T, S = tf.unstack(tf.shape(copied_BTS))
     row, place = tf.meshgrid(tf.range(B), tf.range(T), indexing="ij")

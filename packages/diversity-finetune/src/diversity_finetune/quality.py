@@ -7,7 +7,7 @@ Letters in names: N replies, G n-grams of all replies, K different n-grams of a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,9 @@ BANDS = ((0.60, "EXCELLENT"), (0.45, "GOOD"), (0.30, "MODERATE"))
 LEAST_SHARE_OF_HUMAN = 0.5
 """Of the references' corpus Distinct-2, that a band above POOR also needs: a model that says one sentence to everybody
 gets about .50 from the formula alone, since that sentence repeats nothing inside itself."""
+LEAST_ABOVE_SHUFFLED = 0.05
+"""ROUGE-L above that of references handed to the wrong messages, that a band above POOR also needs: half of the formula
+asks for variety, so varied replies that have nothing to do with the message get about .40 from it alone."""
 
 
 def quality_score(bleu_4: Any, rouge_l: Any, distinct_2: Any, repetition_rate: Any) -> Any:
@@ -41,12 +44,19 @@ def quality_score(bleu_4: Any, rouge_l: Any, distinct_2: Any, repetition_rate: A
     return 0.3 * bleu_4 + 0.3 * rouge_l + 0.2 * distinct_2 + 0.2 * (1 - repetition_rate)
 
 
-def quality_band(quality: float, corpus_distinct_2: float, human_corpus_distinct_2: float) -> str:
+def quality_band(metrics: Mapping[str, Any]) -> str:
     """EXCELLENT, GOOD, MODERATE or POOR: by `BANDS`, and POOR whatever the quality if the replies are less than
-    `LEAST_SHARE_OF_HUMAN` as varied as the references."""
-    if corpus_distinct_2 < LEAST_SHARE_OF_HUMAN * human_corpus_distinct_2:
+    `LEAST_SHARE_OF_HUMAN` as varied as the references, or less than `LEAST_ABOVE_SHUFFLED` nearer to them than these
+    are to each other.
+
+    Args:
+        metrics: quality_score, rouge_l, shuffled_rouge_l, corpus_distinct_2 and human_corpus_distinct_2 of `measure`.
+    """
+    is_varied = metrics["corpus_distinct_2"] >= LEAST_SHARE_OF_HUMAN * metrics["human_corpus_distinct_2"]
+    answers = metrics["rouge_l"] >= metrics["shuffled_rouge_l"] + LEAST_ABOVE_SHUFFLED
+    if not (is_varied and answers):
         return "POOR"
-    return next((name for least, name in BANDS if quality >= least), "POOR")
+    return next((name for least, name in BANDS if metrics["quality_score"] >= least), "POOR")
 
 
 def measure(
@@ -65,6 +75,7 @@ def measure(
     - repetition_rate: mean share of a reply's words that stand among the 20 words before them
     - entropy: of the words of all replies, in nats
     - avg_length, std_length: in words
+    - shuffled_rouge_l: rouge_l of the references handed to other messages: what replies get that fit any of them
     - copied, copied_4grams: share of replies, and of 4-grams, that stand in `training_replies` word for word; absent
       without them. The references' own stand in human_copied
     - quality_score: `quality_score` of bleu_4, rouge_l, distinct_2 and repetition_rate, and band: `quality_band`
@@ -88,11 +99,20 @@ def measure(
     found["self_bleu"] = float(self_bleu(replies).mean())
     found["sentence_bleu_4"] = float(scores.bleu[4].mean())
     found["std_length"] = float(scores.reply_lengths.std())
+    found["shuffled_rouge_l"] = shuffled_rouge_l(references)
     if training_replies is not None:
         found["copied"], found["copied_4grams"] = copying(replies, training_replies)
         found["human_copied"] = copying(references, training_replies)[0]
-    found["band"] = quality_band(quality, own.distinct[2], human.distinct[2])
+    found["band"] = quality_band(found)
     return found
+
+
+def shuffled_rouge_l(references: Sequence[str]) -> float:
+    """Mean ROUGE-L of each reference against the one half the list away, which is of another dialogue; 0 for one."""
+    if len(references) < 2:
+        return 0.0
+    half = len(references) // 2
+    return float(score_pairs([*references[half:], *references[:half]], references).rouge["L"].mean())
 
 
 def reply_metrics(replies: Sequence[Reply]) -> list[dict[str, float]]:

@@ -36,6 +36,8 @@ MAX_BODY = 2 * MAX_BATCH * MAX_CHARACTERS * 4 + 65_536
 """Bytes of a request: its texts at four bytes a character, and what stands around them."""
 QUEUE_LIMIT = 64
 """Requests that may wait."""
+BACKLOG = 2048
+"""Connections that the system keeps until the server takes them."""
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_CHARACTERS)]
 Before = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
@@ -319,7 +321,8 @@ def serve(decode: Decode, base: Decoding, model: str, host: str, port: int, queu
             listening.bind((host, port))
         except OSError as error:
             raise UserError(f"cannot listen on {host} port {port}: {error.strerror}; name another --port") from None
+        listening.listen(BACKLOG)  # before the address is told: who reads it may connect at once
         shown = f"[{host}]" if ":" in host else host
         info(f"listening on http://{shown}:{listening.getsockname()[1]}")
         app = make_app(decode, base, model, queue_limit)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", backlog=BACKLOG)).run(sockets=[listening])

@@ -113,56 +113,59 @@ class Trainer:
         recipe, diversity = self.recipe, self.recipe.diversity
         with tf.GradientTape() as tape:
             taught = self.model.teach(customer_BS, previous_BS, reply_BT, seed)
-            smoothing = recipe.training.label_smoothing
-            nll = tf.reduce_sum(losses.negative_log_likelihood(taught.log_p, reply_BT, smoothing)) / words
+            nll = -tf.reduce_sum(self.model.gold_log_p(taught.predictions, reply_BT)) / words
             metrics, loss = {"train/reconstruction": nll}, nll
             for name, (posterior, prior) in taught.latents.items():
                 kl = losses.kl_divergence(posterior, prior)
                 metrics[f"train/kl_{name}"] = tf.reduce_sum(kl) / pairs
                 loss += kl_weight * tf.reduce_sum(losses.free_bits(kl, recipe.vae.free_bits)) / words
+            if diversity.weight or diversity.unlikelihood:
+                read_BT = reply_BT[:: diversity.stride]
+                log_p = self.model.log_p(taught.predictions.every(diversity.stride))
+                share = tf.cast(tf.shape(reply_BT)[0], tf.float32) / pairs
             if diversity.weight:
-                log_p = taught.log_p
+                tempered = log_p
                 if diversity.temperature != 1.0 or diversity.temperature_end != 1.0:
-                    log_p = tf.nn.log_softmax(log_p / temperature)
-                parts = losses.diversity_parts(log_p, reply_BT, diversity.entropy_floor)
-                means = {name: tf.reduce_sum(part) / pairs for name, part in parts.items()}
+                    tempered = tf.nn.log_softmax(log_p / temperature)
+                parts = losses.diversity_parts(tempered, read_BT, diversity.entropy_floor)
+                means = {name: share * tf.reduce_mean(part) for name, part in parts.items()}
                 whole = tf.add_n([getattr(diversity, name) * mean for name, mean in means.items()])
                 metrics |= {f"train/{name}_loss": mean for name, mean in means.items()}
                 metrics["train/diversity"] = whole
                 loss += diversity.weight * whole
             if diversity.unlikelihood:
-                unlikelihood = tf.reduce_sum(losses.unlikelihood(taught.log_p, reply_BT)) / pairs
+                unlikelihood = share * tf.reduce_mean(losses.unlikelihood(log_p, read_BT))
                 metrics["train/unlikelihood"] = unlikelihood
                 loss += diversity.unlikelihood * unlikelihood
         return self._gradients(tape, loss, self.model), metrics | {"train/loss": loss}
 
     def _discriminate(
-        self, customer_BS: Any, previous_BS: Any, reply_BT: Any, seed: Any, pairs: Any, temperature: Any
+        self, customer_BS: Any, previous_BS: Any, reply_BT: Any, seed: Any, share: Any, temperature: Any
     ) -> tuple[list[Any], dict[str, Any]]:
-        """The discriminator's gradients: gold replies from what the generator writes."""
+        """The discriminator's gradients: gold replies from what the generator writes. The pairs stand for the
+        `share` of the batch that they were taken from."""
         fake = adversary.roll_out(self.model, customer_BS, previous_BS, self.recipe.gan, temperature, seed)
         gold = adversary.one_hot(reply_BT, self.recipe.gan.length, self.model.vocabulary)
         with tf.GradientTape() as tape:
             fake_B, _ = self.discriminator.judge(*fake, customer_BS)
             real_B, _ = self.discriminator.judge(*gold, customer_BS)
-            loss = tf.reduce_sum(losses.discriminator_loss(real_B, fake_B)) / pairs
+            loss = share * tf.reduce_mean(losses.discriminator_loss(real_B, fake_B))
         right = tf.cast(real_B > 0, tf.float32) + tf.cast(fake_B < 0, tf.float32)
-        accuracy = 0.5 * tf.reduce_sum(right) / pairs
+        accuracy = 0.5 * share * tf.reduce_mean(right)
         metrics = {"disc/loss": loss, "disc/accuracy": accuracy}
         return self._gradients(tape, loss, self.discriminator), metrics
 
     def _deceive(
-        self, customer_BS: Any, previous_BS: Any, reply_BT: Any, seed: Any, pairs: Any, temperature: Any
+        self, customer_BS: Any, previous_BS: Any, reply_BT: Any, seed: Any, share: Any, temperature: Any
     ) -> tuple[list[Any], dict[str, Any]]:
-        """The generator's gradients of the adversarial loss and of feature matching."""
+        """The generator's gradients of the adversarial loss and of feature matching; `share` as in `_discriminate`."""
         config = self.recipe.gan
         gold = adversary.one_hot(reply_BT, config.length, self.model.vocabulary)
         _, real_features = self.discriminator.judge(*gold, customer_BS)
         with tf.GradientTape() as tape:
             fake = adversary.roll_out(self.model, customer_BS, previous_BS, config, temperature, seed)
             fake_B, features = self.discriminator.judge(*fake, customer_BS)
-            share = tf.cast(tf.shape(reply_BT)[0], tf.float32) / pairs
-            deceit = tf.reduce_sum(losses.adversarial_loss(fake_B)) / pairs
+            deceit = share * tf.reduce_mean(losses.adversarial_loss(fake_B))
             matching = share * losses.feature_matching(real_features, features)
             loss = config.weight * deceit + config.feature_weight * matching
         metrics = {"train/adversarial": deceit, "train/feature_matching": matching}
@@ -178,7 +181,7 @@ class Trainer:
         """Of the averaged weights: the replies' negative log-likelihood as at inference and their words (B,), and each
         latent's KL (B,) and posterior mean (B, Z)."""
         model = self.averaged
-        nll = losses.negative_log_likelihood(model.score(customer_BS, previous_BS, reply_BT), reply_BT)
+        nll = -tf.reduce_sum(model.gold_log_p(model.score(customer_BS, previous_BS, reply_BT), reply_BT), -1)
         latents = {}
         if self.recipe.vae.enabled:
             context = model.encode(customer_BS, previous_BS)
@@ -218,7 +221,8 @@ class Trainer:
         gumbel = np.float32(_between(config.temperature, config.temperature_end, share))
         if turn == config.interval // 2:
             more, told = _add_up(
-                self.deceive(*_texts(part), seed, pairs, gumbel) for part, seed in zip(batches, seeds, strict=True)
+                self.deceive(*_texts(part, config.stride), seed, np.float32(len(part) / len(index)), gumbel)
+                for part, seed in zip(batches, seeds, strict=True)
             )
             gradients = [one + other for one, other in zip(gradients, more, strict=True)]
             metrics |= told
@@ -233,7 +237,8 @@ class Trainer:
         progress.add(metrics | {"train/grad_norm": norm, "train/kl_weight": kl_weight})
         if turn == 0:
             gradients, told = _add_up(
-                self.discriminate(*_texts(part), seed, pairs, gumbel) for part, seed in zip(batches, seeds, strict=True)
+                self.discriminate(*_texts(part, config.stride), seed, np.float32(len(part) / len(index)), gumbel)
+                for part, seed in zip(batches, seeds, strict=True)
             )
             if not np.isfinite(told["disc/loss"]):
                 raise NonFinite(f"non-finite discriminator loss at step {step + 1}, epoch {progress.epoch + 1}")
@@ -277,8 +282,9 @@ class Trainer:
         core.load_weights(next(folder.glob("*.weights.h5")), self.averaged)
 
 
-def _texts(batch: Arrays) -> tuple[Any, Any, Any]:
-    return batch.customer, batch.previous, batch.agent
+def _texts(batch: Arrays, stride: int = 1) -> tuple[Any, Any, Any]:
+    """Those of every `stride`-th pair."""
+    return batch.customer[::stride], batch.previous[::stride], batch.agent[::stride]
 
 
 def _add_up(results: Iterator[tuple[list[Any], dict[str, Any]]]) -> tuple[list[Any], dict[str, Any]]:
