@@ -105,12 +105,17 @@ def data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe so small that an epoch takes seconds."""
+    file = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    file.write_text(TINY)
+    return file
+
+
+@pytest.fixture(scope="session")
+def finished(data: Path, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was trained for an epoch: it knows next to nothing, and has everything that a run has."""
     folder = tmp_path_factory.mktemp("runs")
-    (folder / "tiny.toml").write_text(TINY)
-    ended = run_command(
-        "train", data, "--out", folder / "run", "--config", folder / "tiny.toml", "--threads", 1, "--quiet"
-    )
+    ended = run_command("train", data, "--out", folder / "run", "--config", recipe_file, "--threads", 1, "--quiet")
     assert ended.status == 0, ended.err
     return folder / "run"

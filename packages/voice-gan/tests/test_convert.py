@@ -40,7 +40,9 @@ def vowel(hertz: float = 150.0, seconds: float = 2.0, rate: int = RATE) -> np.nd
 def loud_model(**generator: object) -> VoiceModel:
     """A small model with random weights so large that everything that goes in comes out."""
     recipe = VoiceRecipe.model_validate(PRESETS["small"])
-    recipe = recipe.model_validate({**recipe.model_dump(), "model": {"generator": {"dim": 48, "layers": 2, **generator}}})
+    recipe = recipe.model_validate(
+        {**recipe.model_dump(), "model": {"generator": {"dim": 48, "layers": 2, **generator}}}
+    )
     torch.manual_seed(0)
     model = VoiceModel(recipe).eval().requires_grad_(False)
     for parameter in model.parameters():
@@ -209,5 +211,24 @@ def test_silence_and_a_moment_can_be_converted(model: VoiceModel, voice: Voice):
 
 
 def test_a_folder_that_is_not_there_is_an_error_that_names_the_file(tmp_path: Path):
-    with pytest.raises(OSError, match="c.wav"), new_recording(tmp_path / "none" / "c.wav", RATE):
+    with pytest.raises(OSError, match=r"c\.wav"), new_recording(tmp_path / "none" / "c.wav", RATE):
         pass
+
+
+def test_the_command_prints_the_file_or_one_line_of_what_is_wrong(
+    voice_gan, finished: Path, corpus: Path, tmp_path: Path
+):
+    content, voice = corpus / "bass" / "0.wav", corpus / "alto" / "0.wav"
+    words = ("convert", finished, "--content", content, "--voice", voice, "--threads", 1, "--quiet")
+    ended = voice_gan(*words, "-o", tmp_path / "c.ogg")
+    assert (ended.status, ended.out, ended.err) == (0, f"{tmp_path / 'c.ogg'}\n", "")
+    assert soundfile.info(tmp_path / "c.ogg").duration == 1.5
+    (tmp_path / "text.wav").write_text("this is no sound")
+    for out, said in (("none/c.wav", "none/c.wav"), ("c.mp4", "sounds are written as")):
+        ended = voice_gan(*words, "-o", tmp_path / out)
+        assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1)
+        assert said in ended.err
+    ended = voice_gan(*words[:3], tmp_path / "text.wav", *words[4:], "-o", tmp_path / "d.wav")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "text.wav is no sound file" in ended.err
+    assert not (tmp_path / "d.wav").exists()

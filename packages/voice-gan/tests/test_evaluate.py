@@ -39,6 +39,7 @@ def test_every_baseline_stands_in_the_table(report: Report):
     for name in systems:
         assert name in table
     assert "judge: statistics" in table
+    assert "of 4 speakers centring alone puts" in table
     assert report.voices["judge"]["separation"] > 0.6
 
 
@@ -59,10 +60,23 @@ def test_bounds_are_kept_or_told(report: Report):
         "unchanged.success is 0.0000, below 0.9",
         "target.success is 1.0000, above 0.5",
     ]
-    with pytest.raises(UserError, match='"conversion.luck=1" names no figure; there are: .*conversion.success'):
+    with pytest.raises(UserError, match=r'"conversion\.luck=1" names no figure; there are: .*conversion\.success'):
         report.missed(["conversion.luck=1"])
     with pytest.raises(UserError, match='"high" is no number'):
         report.missed(["target.success=high"])
+
+
+def test_a_figure_below_its_bound_is_exit_status_1(voice_gan, finished: Path, data: Path, tmp_path: Path):
+    words = ("evaluate", finished, data / "valid", "--judge", "statistics", "--out", tmp_path / "report", "--quiet")
+    # One take a speaker shows no judge how a voice varies.
+    ended = voice_gan(*words)
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "two speakers of two utterances each" in ended.err
+    words = ("evaluate", finished, data / "test", *words[3:], "--utterances", 1, "--conversions", 1, "--json")
+    ended = voice_gan(*words, "--fail-under", "reconstruction.stoi=0.99")
+    assert ended.status == 1
+    assert ended.err.startswith("reconstruction.stoi is 0.")
+    assert json.loads(ended.out)["systems"]["conversion"]["success"]["n"] == 1
 
 
 def test_a_report_of_other_data_is_not_replaced(report: Report, finished: Path, data: Path):

@@ -37,7 +37,9 @@ def test_similarity_is_centred_and_leaves_the_own_recording_out():
     alone = Voices.of(np.array([[1.0, 0.2], [1.0, 0.1], [1.0, -1.0]]), ["a", "a", "b"])
     # The speaker's only recording stays, since there is no other.
     assert alone.similarity(np.array([1.0, -1.0]), "b", without=[2]) == pytest.approx(1)
-    assert alone.similarity(np.array([1.0, 0.1]), "a", without=[1]) == pytest.approx(alone.centred_ND[0] @ alone.centred_ND[1])
+    assert alone.similarity(np.array([1.0, 0.1]), "a", without=[1]) == pytest.approx(
+        alone.centred_ND[0] @ alone.centred_ND[1]
+    )
 
 
 def test_bands_are_means_over_all_pairs():

@@ -70,13 +70,11 @@ def test_stft_distance_is_that_of_its_equations():
 
 
 def test_cepstral_distortion_is_kubicheks():
-    """The package mel-cepstral-distance sums cosines over the bands, M / 2 times a coefficient of the cosine series, and
+    """The package mel-cepstral-distance sums cosines over the bands, M / 2 times a coefficient of the series, and
     leaves the factor that makes decibels to the logarithm that it is given."""
     package = pytest.importorskip("mel_cepstral_distance")
     first, second = log_mels(vowel(), AUDIO), log_mels(noisy(0.01), AUDIO)
-    found, _ = package.compare_mel_spectrograms(
-        first.T, second.T, s=0, D=CEPSTRA, aligning="pad", remove_silence="no"
-    )
+    found, _ = package.compare_mel_spectrograms(first.T, second.T, s=0, D=CEPSTRA, aligning="pad", remove_silence="no")
     in_decibels = 10 * math.sqrt(2) / math.log(10) * 2 / AUDIO.mels
     assert mel_cepstral_distortion(first, second) == pytest.approx(found * in_decibels, rel=1e-4)
 

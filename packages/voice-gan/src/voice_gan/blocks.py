@@ -16,7 +16,7 @@ class Film(nn.Module):
     def __init__(self, speaker_dim: int, channels: int) -> None:
         super().__init__()
         self.linear = nn.Linear(speaker_dim, 2 * channels)
-        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.normal_(self.linear.weight, std=0.1)  # of an embedding of norm 1 it makes numbers of that size
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x_BFC: Tensor, speaker_BD: Tensor) -> Tensor:

@@ -149,7 +149,8 @@ def train(
         from voice_gan.run import Options, start_run
 
         path = start_run(resolved, data, out, Options(device, threads, tracker, ddp), overwrite)
-    print(path)
+    if path is not None:
+        print(path)
 
 
 @app.command(short_help="Let a voice speak another's words.")
@@ -220,7 +221,7 @@ def evaluate(
     overwrite: Overwrite = False,
     judge: Annotated[str, typer.Option(help="auto, ge2e (extra ge2e) or statistics.")] = "auto",
     utterances: Annotated[int, typer.Option(min=1, help="Utterances rebuilt, at most.")] = 100,
-    conversions: Annotated[int, typer.Option(min=0, help="Conversions, at most.")] = 200,
+    conversions: Annotated[int, typer.Option(min=1, help="Conversions, at most.")] = 200,
     words: Annotated[bool, typer.Option("--words", help="Also a recogniser's word error rate (extra words).")] = False,
     opinions: Annotated[bool, typer.Option("--opinions", help="Also DistillMOS (extra evaluate).")] = False,
     fail_under: Annotated[

@@ -188,7 +188,7 @@ class TrainingConfig(Recipe):
     compile: bool = False
     """Compile the generator with torch.compile, which takes minutes at the start and needs a C++ compiler."""
     validate_every: int = Field(5, ge=1)
-    """Epochs between validations, each with a checkpoint."""
+    """Epochs between validations; there is a checkpoint after every epoch."""
     valid_utterances: int = Field(12, ge=1)
     """Validation utterances that are measured, at most."""
 

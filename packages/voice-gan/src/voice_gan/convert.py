@@ -1,8 +1,8 @@
 """The words and the melody of one recording in the voice of another, piece by piece.
 
-A first pass over the recording finds what the model wants to know of the whole: loudness, fundamental frequency, and the
-mean and spread of each mel band. The second one converts pieces, each with as much around it as the networks see, so
-that the pieces are those of the whole, and ten hours take no more memory than a minute.
+A first pass over the recording finds what the model wants to know of the whole: loudness, fundamental frequency, and
+the mean and spread of each mel band. The second one converts pieces, each with as much around it as the networks see,
+so that the pieces are those of the whole, and ten hours take no more memory than a minute.
 
 Legend: B batch, T samples, F frames, M mel bands, D speaker embedding.
 """
@@ -33,10 +33,13 @@ BLOCK_SECONDS, BLOCK_MARGIN_SECONDS = 30.0, 1.0
 VOICE_SECONDS, LEAST_VOICE_SECONDS = 60.0, 0.5
 """At most and at least so much of a recording tells a voice."""
 
+
 class Sound(Protocol):
     """Something that is read a stretch at a time."""
 
-    num_samples: int
+    @property
+    def num_samples(self) -> int:
+        """Of the whole."""
 
     def read(self, first: int, last: int) -> np.ndarray:
         """Samples `first` to `last` (not included), fewer at the end."""
@@ -189,7 +192,7 @@ def loudness_gain(sound: Sound, audio: AudioConfig) -> float:
 
 
 def fundamental_in_blocks(sound: Sound, audio: AudioConfig) -> np.ndarray:
-    """`audio.fundamental` of a recording of any length, [F]: of the whole up to `BLOCK_SECONDS`, else block by block."""
+    """`audio.fundamental` of a recording, [F]: of the whole up to `BLOCK_SECONDS`, else block by block."""
     margin = int(BLOCK_MARGIN_SECONDS * audio.rate / audio.hop)
     found = []
     for start, wave_T in _blocks(sound, audio):

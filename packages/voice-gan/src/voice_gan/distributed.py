@@ -41,9 +41,9 @@ class Team:
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Make every gradient the mean over all processes, so that it is that of one process on the whole batch."""
-        if self.world == 1:
-            return
         gradients = [p.grad for p in parameters if p.grad is not None]
+        if self.world == 1 or not gradients:
+            return
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         self._call(lambda: dist.all_reduce(flat))
         flat /= self.world

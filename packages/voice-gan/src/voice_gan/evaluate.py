@@ -39,6 +39,8 @@ from voice_gan.recognise import transcribe, word_error_rate
 from voice_gan.run import TOOL, load_trained
 
 UTTERANCES, CONVERSIONS = 100, 200
+FEW_SPEAKERS = 6
+"""The mean of S speakers holds a share of each, so that strangers' cosines centre on -1 / (S - 1)."""
 TABLE = (
     ("mel", "mel_distance"),
     ("STFT", "stft_distance"),
@@ -146,6 +148,8 @@ class Report:
             f"{self.judged['utterances']} utterances of {own['speakers']} speakers, "
             f"{self.judged['conversions']} conversions over {len(self.pairs)} pairs; judge: {self.judged['judge']}.",
         ]
+        if own["speakers"] < FEW_SPEAKERS:
+            lines.append(f"of {own['speakers']} speakers centring alone puts the cosine of different ones below zero")
         for name, bands in (("own encoder", own), (f"judge {self.judged['judge']}", judge)):
             lines.append(
                 f"{name}: same speaker {bands['same']:.3f}, different {bands['different']:.3f}, separation "

@@ -31,7 +31,7 @@ def plot_similarities(path: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    bins = np.linspace(-1, 1, 41)
+    bins = [edge / 20 for edge in range(-20, 21)]
     drawn = (
         ("conversion", "similarity_target", MADE, "conversion to target", True),
         ("conversion", "similarity_source", OLD, "conversion to source", True),

@@ -48,7 +48,7 @@ def export_run(path: Path, out: Path, *, checkpoint: str = "best", threads: int 
       voice, 0 where unvoiced; speaker [B, D]; gives converted [B, T].
     - beside it NAME.speaker.onnx: wave [B, T] to speaker [B, D]; not of a model whose speaker encoder is GE2E.
 
-    Waves are at -24 LUFS, as `loudness.gain_to_target` brings them there. The metadata of the files tell the run and the
+    Waves are at -24 LUFS, as `loudness.gain_to_target` brings them there. The files' metadata tell the run and the
     recipe's audio section, with rate and hop.
 
     Returns:
@@ -67,7 +67,9 @@ def export_run(path: Path, out: Path, *, checkpoint: str = "best", threads: int 
     example = example_inputs(model)
     atomic_write(out, to_onnx(Converter(model), example, "converted", audio.hop, metadata))
     with torch.no_grad():
-        expected_BT = model.generate(model.encode_content(Mel(audio)(example["wave"])), example["f0"], example["speaker"])
+        expected_BT = model.generate(
+            model.encode_content(Mel(audio)(example["wave"])), example["f0"], example["speaker"]
+        )
     difference = float(np.abs(run_onnx(out, example) - expected_BT.numpy()).max())
     if not difference < TOLERANCE:
         warn(f"ONNX Runtime's sound differs from PyTorch's by up to {difference:.2g}")

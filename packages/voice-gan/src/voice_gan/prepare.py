@@ -161,11 +161,63 @@ def prepare_demo(
 
 
 def _fill(folder: Path, sources: Sequence[Source], audio: AudioConfig, limits: Limits, seed: int) -> dict[str, Any]:
-    split_of = deal(sources, limits, seed)
+    """Read everything, then deal what is usable to splits: a speaker's share of them counts no broken files."""
+    pool = folder / "pool"
+    usable, left_out = read_all(sources, pool, audio, limits, seed)
+    for entry in left_out[:5]:
+        warn(f"left out {entry['path']}: {entry['reason']}")
+    if len(left_out) > 5:
+        warn(f"left out {len(left_out) - 5} more; report.json names them")
+    if not usable:
+        raise UserError(
+            f"none of {len(sources)} files can be used; the first: {left_out[0]['path']}: {left_out[0]['reason']}"
+        )
+    counts = Counter(recording.source.speaker for recording in usable)
+    if len(counts) < 2:
+        raise UserError(f"all usable sound is of one speaker ({', '.join(counts)}); conversion needs at least two")
+
+    samples = np.memmap(pool, dtype=np.int16, mode="r")
     writers = {split: ShardWriter(folder / split, audio, limits.shard_seconds) for split in SPLITS}
+    splits = deal([recording.source for recording in usable], limits, seed)
+    named: Counter[str] = Counter()
+    for recording, split in zip(usable, splits, strict=True):
+        name = f"{recording.source.speaker}/{recording.source.path.stem}"
+        named[name] += 1
+        unique = name if named[name] == 1 else f"{name}-{named[name]}"
+        wave = samples[recording.start : recording.start + len(recording.f0_F) * audio.hop]
+        writers[split].add(unique, recording.source, wave, recording.f0_F)
+    sizes = {split: writer.close() for split, writer in writers.items() if writer.entries}
+    pool.unlink()
+    report = {
+        "files": len(sources),
+        "kept": len(usable),
+        "left_out": sorted(left_out, key=lambda entry: entry["path"]),
+        "splits": sizes,
+        "single_utterance_speakers": sorted(name for name, count in counts.items() if count == 1),
+    }
+    write_json(folder / "report.json", report)
+    write_json(folder / "index.json", {"audio": audio.model_dump(mode="json"), "seed": seed, "splits": sizes})
+    return report
+
+
+@dataclass(frozen=True)
+class Usable:
+    """A recording that passed: where its samples start in the pool, and its F0 (F,) float16."""
+
+    source: Source
+    start: int
+    f0_F: np.ndarray
+
+
+def read_all(
+    sources: Sequence[Source], pool: Path, audio: AudioConfig, limits: Limits, seed: int
+) -> tuple[list[Usable], list[dict[str, str]]]:
+    """Write the samples of every usable recording to `pool`, one after the other; gives them and what was left out."""
+    usable: list[Usable] = []
     left_out: list[dict[str, str]] = []
+    length = 0
     order = rng(seed, "shards").permutation(len(sources))  # neighbours in a shard are of different speakers
-    with progress(len(sources), "preparing") as bar:
+    with open(pool, "wb") as file, progress(len(sources), "preparing") as bar:
         for number in order.tolist():
             source = sources[number]
             try:
@@ -173,32 +225,11 @@ def _fill(folder: Path, sources: Sequence[Source], audio: AudioConfig, limits: L
             except Unusable as reason:
                 left_out.append({"path": str(source.path), "speaker": source.speaker, "reason": str(reason)})
             else:
-                writers[split_of[number]].add(source, wave)
+                np.rint(wave * INT16).astype(np.int16).tofile(file)
+                usable.append(Usable(source, length, fundamental(wave, audio).astype(np.float16)))
+                length += len(wave)
             bar.advance(1)
-    kept = sum(len(writer.entries) for writer in writers.values())
-    for entry in left_out[:5]:
-        warn(f"left out {entry['path']}: {entry['reason']}")
-    if len(left_out) > 5:
-        warn(f"left out {len(left_out) - 5} more; report.json names them")
-    if not writers["train"].entries:
-        first = f"; the first: {left_out[0]['path']}: {left_out[0]['reason']}" if left_out else ""
-        raise UserError(f"none of {len(sources)} files can be used for training{first}")
-    sizes = {split: writer.close() for split, writer in writers.items() if writer.entries}
-    speakers = {entry["speaker"] for entry in writers["train"].entries}
-    if len(speakers) < 2:
-        raise UserError(f"all usable sound is of one speaker ({', '.join(speakers)}); conversion needs at least two")
-    report = {
-        "files": len(sources),
-        "kept": kept,
-        "left_out": sorted(left_out, key=lambda entry: entry["path"]),
-        "splits": sizes,
-        "single_utterance_speakers": sorted(
-            name for name, count in Counter(source.speaker for source in sources).items() if count == 1
-        ),
-    }
-    write_json(folder / "report.json", report)
-    write_json(folder / "index.json", {"audio": audio.model_dump(mode="json"), "seed": seed, "splits": sizes})
-    return report
+    return usable, left_out
 
 
 def deal(sources: Sequence[Source], limits: Limits, seed: int) -> list[str]:
@@ -284,19 +315,15 @@ class ShardWriter:
         self.f0_of: dict[str, list[np.ndarray]] = defaultdict(list)
         self._waves: list[np.ndarray] = []
         self._f0s: list[np.ndarray] = []
-        self._named: Counter[str] = Counter()
         self._number = self._length = 0
 
-    def add(self, source: Source, wave: np.ndarray) -> None:
-        """Append an utterance, (T,) float32, T a multiple of the hop."""
+    def add(self, name: str, source: Source, wave: np.ndarray, f0: np.ndarray) -> None:
+        """Append an utterance: (T,) int16, T a multiple of the hop, and its F0 (F,) float16."""
         if self._length and self._length + len(wave) > self.limit:
             self._flush()
-        f0 = fundamental(wave, self.audio)
-        name = f"{source.speaker}/{source.path.stem}"
-        self._named[name] += 1
         self.entries.append(
             {
-                "id": name if self._named[name] == 1 else f"{name}-{self._named[name]}",
+                "id": name,
                 "speaker": source.speaker,
                 "text": source.text,
                 "shard": self._number,
@@ -304,15 +331,17 @@ class ShardWriter:
                 "samples": len(wave),
             }
         )
-        self._waves.append(np.rint(wave * INT16).astype(np.int16))
-        self._f0s.append(f0.astype(np.float16))
+        self._waves.append(wave)
+        self._f0s.append(f0)
         self.f0_of[source.speaker].append(f0)
         self._length += len(wave)
 
     def close(self) -> dict[str, Any]:
         """Write what is left and the index; returns the split's size."""
         self._flush()
-        statistics = {name: f0_statistics(np.concatenate(parts)) for name, parts in sorted(self.f0_of.items())}
+        statistics = {
+            name: f0_statistics(np.concatenate(parts).astype(np.float32)) for name, parts in sorted(self.f0_of.items())
+        }
         index = {"rate": self.audio.rate, "hop": self.audio.hop, "f0": statistics, "utterances": self.entries}
         write_json(self.folder / "index.json", index)
         samples = sum(entry["samples"] for entry in self.entries)

@@ -56,8 +56,8 @@ class Options:
     ddp: bool = False
 
 
-def start_run(resolved: Resolved[VoiceRecipe], data: Path, out: Path, options: Options, overwrite: bool) -> Path:
-    """Train on a prepared folder from the start.
+def start_run(resolved: Resolved[VoiceRecipe], data: Path, out: Path, options: Options, overwrite: bool) -> Path | None:
+    """Train on a prepared folder from the start; gives `out`, or None in a process that doesn't write the run.
 
     Raises:
         UserError: bad data, a recipe that doesn't fit it or the machine, a taken name.
@@ -91,11 +91,11 @@ def start_run(resolved: Resolved[VoiceRecipe], data: Path, out: Path, options: O
 
         with open_run(team, create, out) as run:
             train_run(run, recipe, data, device, team, options.tracker)
-    return out
+        return out if team.is_writer else None
 
 
-def resume_run(path: Path, options: Options) -> Path:
-    """Go on with a run that was stopped, on the data that it began with.
+def resume_run(path: Path, options: Options) -> Path | None:
+    """Go on with a run that was stopped, on the data that it began with; gives what `start_run` does.
 
     Raises:
         UserError: no such run, or the data is not what the run began with.
@@ -120,7 +120,7 @@ def resume_run(path: Path, options: Options) -> Path:
         set_threads(options.threads or environment["threads"])
         with open_run(team, lambda: Run.resume(path, tool=TOOL), path) as resumed:
             train_run(resumed, recipe, index.parent.parent, device, team, options.tracker)
-    return path
+        return path if team.is_writer else None
 
 
 @contextmanager

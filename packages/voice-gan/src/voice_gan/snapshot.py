@@ -79,7 +79,9 @@ def _write_sample(model: VoiceModel, source: Utterance, target: Utterance | None
     }
     if target is not None:
         name = re.sub(r"[^\w.-]+", "_", target.speaker)
-        sounds[f"converted_to_{name}"] = convert_wave(model, wave_T, wave_voice(model, target.wave_T, target.f0_F), f0_F)
+        sounds[f"converted_to_{name}"] = convert_wave(
+            model, wave_T, wave_voice(model, target.wave_T, target.f0_F), f0_F
+        )
         record["converted_to"] = {"speaker": target.speaker, "voice_from": target.id}
     for name, sound_T in sounds.items():
         write_wav(folder / f"{name}.wav", sound_T, audio.rate)

@@ -52,18 +52,13 @@ def fit(loop: Loop, state: State) -> dict[str, Any]:
                     loop.recipe.data.batch_size * loop.recipe.data.segment_seconds / seconds
                 )
                 bar.advance(1, f"mel {values['train/mel_loss']:.3f}")
-                epoch, rest = divmod(state.step, steps_an_epoch)
-                due = rest == 0 and (epoch % config.validate_every == 0 or epoch == config.epochs)
-                if due and loop.team.is_writer:
-                    metrics = measure(loop, state)
-                loop.log(state.step, values | report | (metrics if due else {}))
-                if due:
+                if state.step % steps_an_epoch == 0:
+                    found = end_epoch(loop, state)
+                    metrics |= found
+                    loop.log(state.step, values | report | found)
                     publish(loop, state, metrics)
-                if rest == 0 and loop.team.is_writer and samples_due(loop, epoch):
-                    folder = loop.run.path / "samples" / f"epoch_{epoch:04d}"
-                    write_samples(
-                        state.average, loop.valid, folder, loop.recipe.diagnostics.num_samples, loop.recipe.seed
-                    )
+                else:
+                    loop.log(state.step, values | report)
     except LostProcess as error:
         publish(loop, state, {})
         raise UserError(
@@ -183,17 +178,25 @@ def rate_factor(step: int, total: int) -> float:
     return warm * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * step / total)))
 
 
+def end_epoch(loop: Loop, state: State) -> dict[str, float]:
+    """Validate and write samples where they are due; returns the validation's metrics."""
+    config, epoch = loop.recipe, state.step // loop.segments.steps_an_epoch
+    if not loop.team.is_writer:
+        return {}
+    at_the_end = epoch == config.training.epochs
+    every = config.diagnostics.sample_interval
+    if at_the_end or (every and epoch % every == 0):
+        folder = loop.run.path / "samples" / f"epoch_{epoch:04d}"
+        write_samples(state.average, loop.valid, folder, config.diagnostics.num_samples, config.seed)
+    return measure(loop, state) if at_the_end or epoch % config.training.validate_every == 0 else {}
+
+
 def measure(loop: Loop, state: State) -> dict[str, float]:
     """Metrics of the averaged model on the validation utterances."""
     metrics = validate(state.average, loop.valid, loop.recipe.training.valid_utterances)
     epoch = state.step // loop.segments.steps_an_epoch
     info(f"epoch {epoch}: " + ", ".join(f"{name.partition('/')[2]} {value:.3f}" for name, value in metrics.items()))
     return metrics
-
-
-def samples_due(loop: Loop, epoch: int) -> bool:
-    every = loop.recipe.diagnostics.sample_interval
-    return epoch == loop.recipe.training.epochs or (every > 0 and epoch % every == 0)
 
 
 def diagnose(loop: Loop, state: State, losses: Mapping[str, float], previous: Mapping[str, float]) -> dict[str, float]:

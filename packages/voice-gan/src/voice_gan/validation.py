@@ -28,8 +28,8 @@ def validate(model: VoiceModel, utterances: Sequence[Utterance], num_rebuilt: in
 
     Returns:
         `valid/mel_distance` and `valid/stoi` of what was rebuilt; `valid/separation`, centred, of the model's own
-        speaker encoder; `valid/conversion`, the share of conversions that its own encoder finds nearer to the target than
-        to the source. NaN where the utterances don't tell, such as those of one speaker.
+        speaker encoder; `valid/conversion`, the share of conversions that its own encoder finds nearer to the target
+        than to the source. NaN where the utterances don't tell, such as those of one speaker.
     """
     was_training = model.training
     model.eval()
