@@ -97,7 +97,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The corpus, prepared: per voice 7 takes in train, 1 in valid, 2 in test."""
+    """The corpus, prepared: per voice 6 takes in train, 2 in valid, 2 in test."""
     folder = tmp_path_factory.mktemp("prepared") / "data"
     ended = run_command("prepare", corpus, "--out", folder, "--unseen", 0, "--quiet")
     assert ended.status == 0, ended.err

@@ -12,7 +12,8 @@ import soundfile
 from trainworks.console import UserError
 from voice_gan.data import load_utterances
 from voice_gan.embed import embed_run
-from voice_gan.evaluate import Report, Trial, by_pair, choose_trials, evaluate_run
+from voice_gan.evaluate import Trial, by_pair, choose_trials, evaluate_run
+from voice_gan.report import Report
 from voice_gan.samples import samples_run
 from voice_gan.snapshot import in_turns
 from voice_gan.validation import validate
@@ -75,7 +76,8 @@ def test_a_figure_below_its_bound_is_exit_status_1(voice_gan, finished: Path, da
     words = ("evaluate", finished, data / "test", *words[3:], "--utterances", 1, "--conversions", 1, "--json")
     ended = voice_gan(*words, "--fail-under", "reconstruction.stoi=0.99")
     assert ended.status == 1
-    assert ended.err.startswith("reconstruction.stoi is 0.")
+    assert ended.err.startswith("reconstruction.stoi is ")
+    assert ended.err.endswith(", below 0.99\n")
     assert json.loads(ended.out)["systems"]["conversion"]["success"]["n"] == 1
 
 

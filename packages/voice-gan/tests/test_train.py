@@ -12,7 +12,7 @@ from trainworks.metrics import read_metrics
 from voice_gan import train as training
 from voice_gan.run import load_trained
 
-STEPS = 28 * 3 // 4
+STEPS = 24 * 3 // 4
 EVERY_STEP = (
     "train/loss",
     "train/mel_loss",
@@ -52,9 +52,14 @@ def test_the_used_model_is_the_average(finished) -> None:
 
 
 def test_it_learns_and_without_an_adversarial_weight_there_is_no_game(voice_gan, data, recipe_file, tmp_path) -> None:
-    settings = ("losses.lambda_adv=0", "losses.contrastive=0", "model.generator.conditioning=cross-attention")
+    settings = (
+        "training.learning_rate=0.01",
+        "losses.lambda_adv=0",
+        "losses.contrastive=0",
+        "model.generator.conditioning=cross-attention",
+    )
     ended = voice_gan(
-        "train", data, "--out", tmp_path / "run", "--config", recipe_file, "--threads", 1, "--epochs", 4,
+        "train", data, "--out", tmp_path / "run", "--config", recipe_file, "--threads", 1, "--epochs", 3,
         *(part for setting in settings for part in ("--set", setting)),
     )  # fmt: skip
     assert ended.status == 0, ended.err
@@ -62,7 +67,7 @@ def test_it_learns_and_without_an_adversarial_weight_there_is_no_game(voice_gan,
     records = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert not any("disc/loss" in record for record in records)
     losses = [record["train/mel_loss"] for record in records]
-    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10]), (np.mean(losses[-10:]), np.mean(losses[:10]))
 
 
 def test_every_intervention_is_logged(voice_gan, data, recipe_file, tmp_path, monkeypatch) -> None:
@@ -101,7 +106,7 @@ def test_diagnostics_are_written_by_diag(voice_gan, data, recipe_file, tmp_path)
     ended = voice_gan("train", data, "--out", tmp_path / "run", "--config", recipe_file, "--threads", 1, *asked)
     assert ended.status == 0, ended.err
     lines = (tmp_path / "run" / "diagnostics" / "diagnostics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [0, 10, 20]
+    assert [json.loads(line)["step"] for line in lines] == [0, 10]
     assert (tmp_path / "run" / "samples" / "epoch_0001").is_dir()
 
 

@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from voice_gan.audio import LOG_FLOOR, mel_bank, stft_magnitude
+from voice_gan.audio import mel_bank, stft_magnitude
 from voice_gan.config import AudioConfig
+
+FLOOR, MEL_FLOOR = 1e-3, 5e-5
+"""Magnitudes of the rounding of 16-bit sound; the gradient of a logarithm explodes below."""
 
 
 class SpectralLoss:
@@ -35,15 +38,15 @@ class SpectralLoss:
         for n_fft, mels in self.resolutions:
             made, real = (stft_magnitude(wave.float(), n_fft, n_fft // 4) for wave in (made_BT, real_BT))
             bank = mel_bank(n_fft, mels, self.audio.rate, self.audio.fmin, self.audio.fmax, made.device)
-            mel = mel + F.l1_loss(log(bank @ made), log(bank @ real))
+            mel = mel + F.l1_loss(log(bank @ made, MEL_FLOOR), log(bank @ real, MEL_FLOOR))
             # A row at a time, so that a batch cut into parts has the same loss.
             error_B, size_B = (torch.linalg.vector_norm(x, dim=(1, 2)) for x in (made - real, real))
-            stft = stft + F.l1_loss(log(made), log(real)) + (error_B / size_B).mean()
+            stft = stft + F.l1_loss(log(made, FLOOR), log(real, FLOOR)) + (error_B / size_B).mean()
         return mel / len(self.resolutions), stft / len(self.resolutions)
 
 
-def log(magnitude: Tensor) -> Tensor:
-    return magnitude.clamp(min=LOG_FLOOR).log()
+def log(magnitude: Tensor, floor: float) -> Tensor:
+    return magnitude.clamp(min=floor).log()
 
 
 def contrastive_loss(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainworks.console import UserError
 from voice_gan.audio import LOG_FLOOR, fundamental, log_mel, resample
 from voice_gan.config import AudioConfig
 from voice_gan.extras import require
@@ -134,17 +135,26 @@ def mos(wave_T: np.ndarray, rate: int) -> float:
     no reference.
 
     Raises:
-        UserError: the extra "evaluate" is not installed.
+        UserError: as `load_distillmos`.
     """
-    require("evaluate", "distillmos")
     with torch.no_grad():
-        return float(_distillmos()(torch.from_numpy(_at_judged_rate(wave_T, rate))[None]))
+        return float(load_distillmos()(torch.from_numpy(_at_judged_rate(wave_T, rate))[None]))
 
 
 @functools.cache
-def _distillmos() -> Callable[[torch.Tensor], torch.Tensor]:
-    import distillmos
+def load_distillmos() -> Callable[[torch.Tensor], torch.Tensor]:
+    """The network behind `mos`, from sound [1, T] at `JUDGED_RATE` to [1].
 
+    Raises:
+        UserError: the extra "evaluate" is not installed, or can't be imported.
+    """
+    require("evaluate", "distillmos")
+    try:
+        import distillmos
+    except OSError as error:  # of torchaudio, which it imports: PyPI's build of it wants PyTorch's CUDA build
+        raise UserError(
+            f"distillmos can't be imported ({error}): install a torchaudio of the same build as torch, or leave it out"
+        ) from None
     with contextlib.redirect_stdout(sys.stderr):  # it tells where its weights are
         return distillmos.ConvTransformerSQAModel().eval()
 

@@ -65,7 +65,7 @@ class Limits:
 
     min_seconds: float = 1.0
     max_seconds: float = 600.0
-    valid: float = 0.1
+    valid: float = 0.15
     test: float = 0.2
     unseen: int | None = None
     shard_seconds: float = 1800.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from voice_gan import __version__
 from voice_gan.config import AudioConfig, VoiceRecipe
 from voice_gan.data import Segments, Utterance, load_utterances, read_index, split_folder
 from voice_gan.distributed import Team, join_team
+from voice_gan.encoders import ge2e_weights
 from voice_gan.losses import SpectralLoss
 from voice_gan.model import VoiceModel
 from voice_gan.state import Loop, State
@@ -197,6 +199,8 @@ def check_recipe(recipe: VoiceRecipe) -> None:
     """Refuse what is not installed before anything is written."""
     if recipe.diagnostics.enabled and importlib.util.find_spec("diag") is None:
         raise UserError("--run-diagnostics needs an extra: pip install 'voice-gan[diagnostics]'")
+    if recipe.model.speaker.kind == "ge2e":
+        ge2e_weights()
 
 
 def check_batch(recipe: VoiceRecipe, team: Team) -> None:
@@ -207,7 +211,7 @@ def check_batch(recipe: VoiceRecipe, team: Team) -> None:
 def own_device(device: torch.device, team: Team) -> torch.device:
     """With several processes on a machine with GPUs, each takes one."""
     if device.type == "cuda" and team.world > 1:
-        device = torch.device("cuda", team.rank % torch.cuda.device_count())
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     return device
 
