@@ -3,10 +3,10 @@
     uv run --no-sync python tools/accept_voices.py data/ --seeds 0 1 2 --threads 2 --out runs/accept-voices
 
 DATA is what `voice-gan prepare` made. Each seed trains one model (an hour on two cores with preset cpu), then judges it
-with all extras: recogniser, opinion scores, PESQ, GE2E. What is there already is not done again, and a training that
-was interrupted goes on. --variants adds recipes without a part, by the same seeds. Of the first model also: peak memory
-of converting half an hour beside a minute, how far pieces are from the whole, and ONNX from PyTorch. --out gets
-table.md and results.json; runs lie in a folder a variant and seed.
+with the extras that can be imported: recogniser, opinion scores, PESQ, GE2E. What is there already is not done again,
+and a training that was interrupted goes on. --variants adds recipes without a part, by the same seeds. Of the first
+model also: peak memory of converting half an hour beside a minute, how far pieces are from the whole, and ONNX from
+PyTorch. --out gets table.md and results.json; runs lie in a folder a variant and seed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from trainworks.console import UserError
 from voice_gan.data import load_utterances
 from voice_gan.export import export_run
+from voice_gan.metrics import load_distillmos
 
 VARIANTS = {
     "full": (),
@@ -70,11 +72,21 @@ def train(data: Path, run: Path, options: list[object], threads: int) -> None:
         voice_gan("train", "--resume", run, threads=threads)
 
 
+def opinions() -> list[str]:
+    """The option for DistillMOS, where it can be imported."""
+    try:
+        load_distillmos()
+    except UserError as error:
+        print(f"no opinion scores: {error}", file=sys.stderr)
+        return []
+    return ["--opinions"]
+
+
 def judge(run: Path, split: Path, threads: int) -> dict[str, Any]:
     """The report on one split."""
     finished = run.with_name(f"{run.name}_{split.name}.json")
     if not finished.exists():
-        told, _ = voice_gan("evaluate", run, split, "--words", "--opinions", "--json", threads=threads)
+        told, _ = voice_gan("evaluate", run, split, "--words", *opinions(), "--json", threads=threads)
         finished.write_text(told)
     return json.loads(finished.read_text())
 

@@ -79,12 +79,15 @@ class Published(torch.nn.Module):
 
         self.audio = recipe.audio
         layers = recipe.model.generator.layers
-        for dim in range(64, 1024, 8):
-            backbone = VocosBackbone(recipe.audio.mels, dim, 3 * dim, layers)
+
+        def build(dim: int) -> tuple[torch.nn.Module, torch.nn.Module]:
             head = ISTFTHead(dim, recipe.audio.n_fft, recipe.audio.hop, padding="same")
-            if num_parameters(backbone) + num_parameters(head) >= parameters:
-                break
-        self.backbone, self.head = backbone, head
+            return VocosBackbone(recipe.audio.mels, dim, 3 * dim, layers), head
+
+        def miss(dim: int) -> int:
+            return abs(sum(map(num_parameters, build(dim))) - parameters)
+
+        self.backbone, self.head = build(min(range(64, 640, 8), key=miss))
 
     def forward(self, wave_BT: torch.Tensor) -> torch.Tensor:
         return self.head(self.backbone(log_mel(wave_BT, self.audio)))

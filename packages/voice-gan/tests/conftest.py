@@ -36,6 +36,8 @@ resolutions = [[256, 64, 256]]
 [training]
 epochs = 1
 valid_utterances = 2
+[diagnostics]
+num_samples = 1
 """
 
 

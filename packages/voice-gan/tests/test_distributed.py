@@ -30,7 +30,7 @@ def ranks_of(process: subprocess.Popen[str]) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def arguments(data, recipe_file):
-    shorter = ["--epochs", "2", "--set", "training.warm_up=0.5", "--set", "diagnostics.num_samples=1"]
+    shorter = ["--epochs", "2", "--set", "training.warm_up=0.5"]
     return ["train", data, "--config", recipe_file, *shorter, "--threads", "1", "--device", "cpu"]
 
 

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from trainworks.console import UserError
+from voice_gan import evaluate as evaluating
 from voice_gan.data import load_utterances
 from voice_gan.embed import embed_run
 from voice_gan.evaluate import Trial, by_pair, choose_trials, evaluate_run
@@ -68,17 +69,31 @@ def test_bounds_are_kept_or_told(report: Report):
 
 
 def test_a_figure_below_its_bound_is_exit_status_1(voice_gan, finished: Path, data: Path, tmp_path: Path):
-    words = ("evaluate", finished, data / "valid", "--judge", "statistics", "--out", tmp_path / "report", "--quiet")
-    # One take a speaker shows no judge how a voice varies.
-    ended = voice_gan(*words)
-    assert (ended.status, ended.err.count("\n")) == (2, 1)
-    assert "two speakers of two utterances each" in ended.err
-    words = ("evaluate", finished, data / "test", *words[3:], "--utterances", 1, "--conversions", 1, "--json")
+    words = ("evaluate", finished, data / "test", "--judge", "statistics", "--out", tmp_path / "report", "--quiet")
+    words = (*words, "--utterances", 1, "--conversions", 1, "--json")
     ended = voice_gan(*words, "--fail-under", "reconstruction.stoi=0.99")
     assert ended.status == 1
     assert ended.err.startswith("reconstruction.stoi is ")
     assert ended.err.endswith(", below 0.99\n")
     assert json.loads(ended.out)["systems"]["conversion"]["success"]["n"] == 1
+
+
+def test_words_and_opinions_are_measured_where_they_are_wanted(
+    finished: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(evaluating, "require", lambda *wanted: None)
+    monkeypatch.setattr(evaluating, "load_distillmos", lambda: None)
+    monkeypatch.setattr(evaluating, "mos", lambda wave, rate: 3.5)
+    heard = iter(("one two three four", "one two three four", "one two four", "four", "one"))
+    monkeypatch.setattr(evaluating, "transcribe", lambda wave, rate: next(heard))
+    monkeypatch.setattr(evaluating, "word_error_rate", lambda said, got: 1 - len(got.split()) / len(said.split()))
+    options = {"judge": "statistics", "utterances": 1, "conversions": 1, "words": True, "opinions": True}
+    systems = evaluate_run(finished, data / "test", **options).systems
+    errors = {name: systems[name]["word_error_rate"]["mean"] for name in ("griffin-lim", "reconstruction")}
+    # No text is known, so the original's words are the truth, and it has no error of its own.
+    assert errors == {"griffin-lim": 0, "reconstruction": 0.25}
+    assert "word_error_rate" not in systems["original"]
+    assert [systems[name]["mos"]["mean"] for name in ("original", "griffin-lim", "conversion")] == [3.5, 3.5, 3.5]
 
 
 def test_a_report_of_other_data_is_not_replaced(report: Report, finished: Path, data: Path):

@@ -61,7 +61,7 @@ def wait_for_lines(process, run_dir, count):
 
 @pytest.fixture(scope="module")
 def arguments(data, recipe_file):
-    shorter = ["--epochs", "3", "--set", "training.warm_up=0.5", "--set", "diagnostics.num_samples=1"]
+    shorter = ["--epochs", "2", "--set", "training.warm_up=0.5"]
     return ["train", data, "--config", recipe_file, *shorter, "--threads", "1", "--device", "cpu", "--out"]
 
 

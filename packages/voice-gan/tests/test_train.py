@@ -70,6 +70,26 @@ def test_it_learns_and_without_an_adversarial_weight_there_is_no_game(voice_gan,
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10]), (np.mean(losses[-10:]), np.mean(losses[:10]))
 
 
+def test_the_other_choices_train_too(voice_gan, data, recipe_file, tmp_path) -> None:
+    settings = (
+        "model.content.quantiser=vq",
+        "losses.adversarial=lsgan",
+        "losses.penalty=wgan-gp",
+        "losses.penalty_every=2",
+        "losses.hard_negatives=false",
+        "training.warm_up=0.5",
+        "training.activation_checkpointing=true",
+    )
+    ended = voice_gan(
+        "train", data, "--out", tmp_path / "run", "--config", recipe_file, "--threads", 1, "--precision", "bf16",
+        *(part for setting in settings for part in ("--set", setting)),
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    last = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    for name in ("train/loss", "train/quantiser_loss", "disc/loss", "grad_norm/mpd"):
+        assert math.isfinite(last[name])
+
+
 def test_every_intervention_is_logged(voice_gan, data, recipe_file, tmp_path, monkeypatch) -> None:
     # Discriminators that are always right: what a dominant one looks like to the guard.
     monkeypatch.setattr("voice_gan.step.accuracy", lambda *_: torch.ones(()))

@@ -101,7 +101,7 @@ class MultiResolutionDiscriminator(nn.Module):
 
 def judge(parts: nn.ModuleList, wave_BT: Tensor) -> Judged:
     logits, features = zip(*(part(wave_BT) for part in parts), strict=True)
-    return list(logits), list(features)
+    return [part.float() for part in logits], list(features)
 
 
 class Discriminators(nn.Module):

@@ -112,7 +112,7 @@ def gradient_penalty(
     point = real_BT if kind == "r1" else mix_B1 * real_BT + (1 - mix_B1) * fake_BT
     point = point.detach().requires_grad_(True)
     logits, _ = discriminators(point)
-    scores_B = torch.stack([part.float().mean(1) for part in logits]).mean(0)
+    scores_B = torch.stack([part.mean(1) for part in logits]).mean(0)
     (gradient_BT,) = torch.autograd.grad(scores_B.sum(), point, create_graph=True)
     if kind == "r1":
         return 0.5 * gradient_BT.square().sum(1).mean()

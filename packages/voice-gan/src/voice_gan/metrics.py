@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import io
 import math
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -155,7 +155,7 @@ def load_distillmos() -> Callable[[torch.Tensor], torch.Tensor]:
         raise UserError(
             f"distillmos can't be imported ({error}): install a torchaudio of the same build as torch, or leave it out"
         ) from None
-    with contextlib.redirect_stdout(sys.stderr):  # it tells where its weights are
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells where its weights are
         return distillmos.ConvTransformerSQAModel().eval()
 
 

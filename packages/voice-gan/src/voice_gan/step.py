@@ -120,7 +120,7 @@ def backward(loop: Loop, state: State, part: Part, share: float, conversion_shar
         voice_BD, part.speakers_B, config.num_negatives, None if config.hard_negatives else part.random_BQ
     )
     contrast = contrastive_loss(voice_BD, key_BD, negatives_BND, present_BN, config.temperature)
-    probe_loss = F.cross_entropy(probe_logits, part.speakers_B)
+    probe_loss = F.cross_entropy(probe_logits.float(), part.speakers_B)
     values: Values = {
         "train/mel_loss": share * mel_loss,
         "train/stft_loss": share * stft_loss,
@@ -198,8 +198,8 @@ def play(loop: Loop, state: State, part: Part, made_BT: Tensor, share: float) ->
         loss = discriminator_loss(config.adversarial, real, fake)
     values = {
         "disc/loss": share * loss,
-        "disc/real": share * torch.stack([part.float().mean() for part in real]).mean(),
-        "disc/fake": share * torch.stack([part.float().mean() for part in fake]).mean(),
+        "disc/real": share * torch.stack([part.mean() for part in real]).mean(),
+        "disc/fake": share * torch.stack([part.mean() for part in fake]).mean(),
         "disc/accuracy": share * accuracy(config.adversarial, real, fake),
     }
     if not resting:
