@@ -4,11 +4,18 @@ import pytest
 import torch
 
 from trainworks.config import resolve
-from voice_gan.audio import log_mel
+from voice_gan.audio import fundamental, log_mel
 from voice_gan.config import PRESETS, AudioConfig, DiscriminatorsConfig, VoiceRecipe
 from voice_gan.discriminators import Discriminators, MultiPeriodDiscriminator, MultiResolutionDiscriminator
 from voice_gan.encoders import VectorQuantiser, content_statistics, warp_bands
-from voice_gan.generator import HifiGanGenerator, IstftHead, VocosGenerator, inverse_stft
+from voice_gan.generator import (
+    HifiGanGenerator,
+    IstftHead,
+    VocosGenerator,
+    harmonic_spectrum,
+    inverse_stft,
+    source_phase,
+)
 from voice_gan.model import Probe, VoiceModel, num_parameters
 from voice_gan.state import frozen
 
@@ -106,6 +113,26 @@ def test_the_inverse_stft_undoes_the_stft() -> None:
     window = torch.hann_window(1024)
     spectrum = torch.stft(padded, 1024, 256, window=window, center=False, return_complex=True)
     torch.testing.assert_close(inverse_stft(spectrum, 1024, 256), wave)
+
+
+def test_the_harmonic_source_has_its_f0() -> None:
+    f0 = torch.linspace(110, 180, 200)[None]
+    f0[:, 80:110] = 0
+    source = harmonic_spectrum(f0, source_phase(f0, AUDIO), AUDIO)
+    sound = inverse_stft(torch.complex(*source), AUDIO.n_fft, AUDIO.hop)[0]
+    heard = fundamental((0.5 * sound / sound.abs().max()).numpy(), AUDIO)
+    steady = torch.cat([torch.arange(5, 75), torch.arange(115, 195)])
+    torch.testing.assert_close(torch.from_numpy(heard)[steady], f0[0, steady], rtol=2e-3, atol=0)
+    assert not sound[85 * 256 : 105 * 256].any()
+
+
+def test_a_piece_with_its_part_of_the_phase_is_that_of_the_whole() -> None:
+    model = VoiceModel(recipe()).eval()
+    content, f0, voice = torch.randn(1, 16, 90), 100 + 80 * torch.rand(1, 90), torch.randn(1, 32)
+    phase = source_phase(f0, AUDIO)
+    whole = model.generate(content, f0, voice)
+    piece = model.generate(content[..., 20:70], f0[:, 20:70], voice, phase[:, 20:70])
+    torch.testing.assert_close(piece[:, 20 * 256 : 30 * 256], whole[:, 40 * 256 : 50 * 256], atol=1e-5, rtol=0)
 
 
 def test_magnitudes_are_bounded() -> None:

@@ -23,6 +23,7 @@ from trainworks.console import UserError, progress
 from voice_gan.audio import f0_statistics, fundamental, log_mel, shift_f0
 from voice_gan.config import AudioConfig
 from voice_gan.encoders import STD_FLOOR
+from voice_gan.generator import source_phase
 from voice_gan.loudness import STEPS_A_BLOCK, STEPS_A_SECOND, WARM_UP_SECONDS, gain_to_target, gating_energies
 from voice_gan.model import VoiceModel
 from voice_gan.recording import Recording, new_recording
@@ -217,12 +218,14 @@ def convert(
     chunk_frames = frames if chunk_frames is None else max(1, chunk_frames)
     context = 0 if chunk_frames >= frames else receptive_frames(model)
     f0_F = shift_f0(survey.f0_F, f0_statistics(survey.f0_F), voice.f0).astype(np.float32)
+    phase_BF = source_phase(_batch(model, f0_F), model.audio)
     for start in range(0, frames, chunk_frames):
         stop = min(start + chunk_frames, frames)
         begin, end = max(0, start - context), min(stop + context, frames)
         mel_BMF = mel_piece(model, sound, survey.gain, begin, end)
         content_BCF = model.encode_content(mel_BMF, survey.statistics)
-        wave_BT = model.generate(content_BCF, _batch(model, f0_F[begin:end]), voice.embedding_D[None])
+        f0_BF = _batch(model, f0_F[begin:end])
+        wave_BT = model.generate(content_BCF, f0_BF, voice.embedding_D[None], phase_BF[:, begin:end])
         wave_T = wave_BT[0, (start - begin) * hop : (stop - begin) * hop].float().cpu().numpy()
         yield (wave_T / survey.gain)[: sound.num_samples - start * hop]
 

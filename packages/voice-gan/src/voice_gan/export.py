@@ -29,7 +29,7 @@ from voice_gan.audio import LOG_FLOOR, hann, mel_bank
 from voice_gan.config import AudioConfig
 from voice_gan.encoders import SpeakerEncoder
 from voice_gan.extras import require
-from voice_gan.generator import MAX_MAGNITUDE, IstftHead
+from voice_gan.generator import IstftHead
 from voice_gan.model import VoiceModel
 from voice_gan.run import load_trained
 
@@ -118,7 +118,7 @@ class ConvolutionHead(nn.Module):
 
     def __init__(self, head: IstftHead) -> None:
         super().__init__()
-        self.out, self.hop, self.cut = head.out, head.hop, (head.n_fft - head.hop) // 2
+        self.head, self.hop, self.cut = head, head.hop, (head.n_fft - head.hop) // 2
         window_N = hann(head.n_fft, torch.device("cpu")).double()
         cosines_KN, sines_KN = fourier(head.n_fft)
         # Each bin but the first and the last stands for its mirror image as well.
@@ -128,13 +128,11 @@ class ConvolutionHead(nn.Module):
         self.register_buffer("basis", basis_KN.float()[:, None])
         self.register_buffer("envelope", window_N.square().float()[None, None])
 
-    def forward(self, x_BFC: Tensor) -> Tensor:
+    def forward(self, x_BFC: Tensor, source: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(B, F, C) to sound (B, T)."""
-        magnitude_BKF, phase_BKF = self.out(x_BFC).transpose(1, 2).chunk(2, dim=1)
-        magnitude_BKF = magnitude_BKF.exp().clamp(max=MAX_MAGNITUDE)
-        spectrum = torch.cat([magnitude_BKF * phase_BKF.cos(), magnitude_BKF * phase_BKF.sin()], dim=1)
-        wave = F.conv_transpose1d(spectrum, self.basis, stride=self.hop)
-        envelope = F.conv_transpose1d(torch.ones_like(magnitude_BKF[:, :1]), self.envelope, stride=self.hop)
+        real_BKF, imaginary_BKF = self.head.spectrum(x_BFC, source)
+        wave = F.conv_transpose1d(torch.cat([real_BKF, imaginary_BKF], dim=1), self.basis, stride=self.hop)
+        envelope = F.conv_transpose1d(torch.ones_like(real_BKF[:, :1]), self.envelope, stride=self.hop)
         inner = slice(self.cut, -self.cut)
         return wave[:, 0, inner] / envelope[:, 0, inner]
 

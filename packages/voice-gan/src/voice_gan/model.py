@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from voice_gan.audio import log_mel
 from voice_gan.config import VoiceRecipe
 from voice_gan.encoders import ContentEncoder, Ge2e, SpeakerEncoder, content_statistics
-from voice_gan.generator import build_generator
+from voice_gan.generator import build_generator, harmonic_spectrum, source_phase
 
 LOG_F0_CENTRE, LOG_F0_SCALE = math.log(150.0), 0.35
+PHASES = 4
+"""Harmonics whose phase goes into an upsampler, which has no spectrum to filter."""
 
 
 class VoiceModel(nn.Module):
@@ -36,7 +38,8 @@ class VoiceModel(nn.Module):
         else:
             self.speaker, self.speaker_dim = Ge2e(recipe.audio.rate), 256
             self.speaker.requires_grad_(config.speaker.unfreeze)
-        inputs = config.content.bottleneck + 2
+        self.harmonic = config.generator.kind == "vocos"
+        inputs = config.content.bottleneck + 2 + (0 if self.harmonic else 2 * PHASES)
         self.generator = build_generator(inputs, self.speaker_dim, recipe.audio, config.generator)
 
     def content_statistics(self, mel_BMF: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,12 +59,27 @@ class VoiceModel(nn.Module):
         """Sound (B, T), at least n_fft samples, to embeddings (B, D) of norm 1."""
         return self.speaker(wave_BT)
 
-    def generate(self, content_BCF: Tensor, f0_BF: Tensor, speaker_BD: Tensor) -> Tensor:
-        """Sound (B, F * hop) from content, F0 in Hz (0 where unvoiced) in the range of the voice, and the voice."""
+    def generate(
+        self, content_BCF: Tensor, f0_BF: Tensor, speaker_BD: Tensor, phase_BF: Tensor | None = None
+    ) -> Tensor:
+        """Sound (B, F * hop) from content, F0 and voice.
+
+        Args:
+            f0_BF: in Hz, 0 where unvoiced, in the range of the voice.
+            phase_BF: `generator.source_phase` of the whole recording, where these are frames of a piece of one.
+        """
         voiced_BF = (f0_BF > 0).to(f0_BF.dtype)
         pitch_BF = voiced_BF * (f0_BF.clamp(min=1.0).log() - LOG_F0_CENTRE) / LOG_F0_SCALE
-        features = torch.cat([content_BCF, torch.stack([pitch_BF, voiced_BF], 1)], 1)
-        return self.generator(features, speaker_BD)
+        features = [content_BCF, torch.stack([pitch_BF, voiced_BF], 1)]
+        if phase_BF is None:
+            phase_BF = source_phase(f0_BF, self.audio)
+        if self.harmonic:
+            source = harmonic_spectrum(f0_BF, phase_BF, self.audio)
+            return self.generator(torch.cat(features, 1), speaker_BD, source)
+        numbers_H1 = torch.arange(1, PHASES + 1, device=f0_BF.device)[:, None]
+        angle_BHF = 2 * math.pi * numbers_H1 * phase_BF[:, None]
+        features += [voiced_BF[:, None] * angle_BHF.cos(), voiced_BF[:, None] * angle_BHF.sin()]
+        return self.generator(torch.cat(features, 1), speaker_BD)
 
     def forward(self, wave_BT: Tensor, f0_BF: Tensor, voice_BT: Tensor) -> Tensor:
         """`wave_BT` spoken by the voice of `voice_BT`; the F0 (B, F) is in that voice's range."""
