@@ -53,6 +53,13 @@ demo-replies: sync
     echo '{"message": "I am locked out of my mailbox"}' | {{ run }} diversity-finetune generate runs/demo/replies
     {{ run }} diversity-finetune evaluate runs/demo/replies runs/demo/tickets/test.jsonl
 
+# The main job of voice-gan on built-in voices, small: minutes.
+demo-voices: sync
+    {{ run }} voice-gan prepare --demo --voices 8 --utterances 20 --out runs/demo/voices --overwrite
+    {{ run }} voice-gan train runs/demo/voices --out runs/demo/voice --epochs 8 --overwrite
+    {{ run }} voice-gan evaluate runs/demo/voice runs/demo/voices/test --overwrite
+    {{ run }} voice-gan samples runs/demo/voice --num-samples 4 --out runs/demo/voice-samples
+
 # Put every tool beside its peers.
 bench DATA TARGET: (bench-tabular DATA TARGET)
 
@@ -165,6 +172,15 @@ bench-embeddings *args: sync
 # What diag's report in a training loop costs, beside a step of a 10 M-parameter model.
 bench-diagnostics *args: sync
     {{ run }} python tools/bench_diagnostics.py {{ args }}
+
+# The figures of voice-gan's README: three seeds of the preset cpu, an hour each on two cores. DATA is what
+# `voice-gan prepare` made; for those of the README, of LibriSpeech and VCTK by a manifest.
+accept-voices DATA *args: sync
+    {{ run }} --with pesq python tools/accept_voices.py {{ DATA }} --out runs/accept-voices {{ args }}
+
+# voice-gan: conversion beside the published Vocos, a training step beside a plain loop.
+bench-voices DATA *args: sync
+    {{ run }} --with vocos python tools/bench_voices.py {{ DATA }} {{ args }}
 
 # Training throughput of qa-train's Transformer beside the Hugging Face Trainer.
 bench-stories *args: sync

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-HEAVY = {"torch", "tensorflow", "keras", "pandas", "transformers", "neptune", "sklearn", "matplotlib", "nltk"}
+HEAVY = {"torch", "tensorflow", "keras", "pandas", "transformers", "neptune", "sklearn", "matplotlib", "nltk", "scipy"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,12 @@ TOOLS = [
         ("prepare", "--demo", "--dialogues", "40", "--out", "data"),
     ),
     Tool("qa-train", "qa_train", ("train", "data", "--out"), ("make-stories", "--out", "data", "--train", "9")),
+    Tool(
+        "voice-gan",
+        "voice_gan",
+        ("train", "data", "--out"),
+        ("prepare", "--demo", "--voices", "2", "--utterances", "2", "--out", "data"),
+    ),
     Tool("ablate", "ablate", ("run", "qa-train", "--out")),
     Tool("diag", "diag"),
 ]

@@ -1,0 +1,214 @@
+"""The figures of voice-gan's README: trained models, judged on held-out utterances and on unseen speakers.
+
+    uv run --no-sync python tools/accept_voices.py data/ --seeds 0 1 2 --threads 2 --out runs/accept-voices
+
+DATA is what `voice-gan prepare` made. Each seed trains one model (an hour on two cores with preset cpu), then judges it
+with the extras that can be imported: recogniser, opinion scores, PESQ, GE2E. What is there already is not done again,
+and a training that was interrupted goes on. --variants adds recipes without a part, by the same seeds. Of the first
+model also: peak memory of converting half an hour beside a minute, how far pieces are from the whole, and ONNX from
+PyTorch. --out gets table.md and results.json; runs lie in a folder a variant and seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from trainworks.console import UserError
+from voice_gan.data import load_utterances
+from voice_gan.export import export_run
+from voice_gan.metrics import load_distillmos
+
+VARIANTS = {
+    "full": (),
+    "no_contrastive": ("--set", "losses.contrastive=0"),
+    "no_gan": ("--set", "losses.lambda_adv=0"),
+}
+SYSTEMS = ("original", "griffin-lim", "reconstruction", "unchanged", "conversion", "target")
+MEASURES = {
+    "STOI": "stoi",
+    "PESQ": "pesq",
+    "DistillMOS": "mos",
+    "mel": "mel_distance",
+    "MCD dB": "mcd",
+    "F0 corr": "f0_correlation",
+    "word errors": "word_error_rate",
+    "to target": "similarity_target",
+    "to source": "similarity_source",
+    "success": "success",
+}
+MINUTES = (1, 30)
+
+
+def voice_gan(*arguments: object, threads: int) -> tuple[str, float]:
+    """What a command says, and the peak of its memory in MiB."""
+    command = [str(Path(sys.executable).with_name("voice-gan")), *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command[1:])} ended with exit status {process.returncode}")
+    return said, usage.ru_maxrss / 1024
+
+
+def train(data: Path, run: Path, options: list[object], threads: int) -> None:
+    """Train, or go on with a training; a finished one is left alone."""
+    if not (run / "run.json").exists():
+        voice_gan("train", data, "--out", run, *options, "--threads", threads, threads=threads)
+    elif json.loads((run / "run.json").read_text())["status"] != "finished":
+        voice_gan("train", "--resume", run, threads=threads)
+
+
+def opinions() -> list[str]:
+    """The option for DistillMOS, where it can be imported."""
+    try:
+        load_distillmos()
+    except UserError as error:
+        print(f"no opinion scores: {error}", file=sys.stderr)
+        return []
+    return ["--opinions"]
+
+
+def judge(run: Path, split: Path, threads: int) -> dict[str, Any]:
+    """The report on one split."""
+    finished = run.with_name(f"{run.name}_{split.name}.json")
+    if not finished.exists():
+        told, _ = voice_gan("evaluate", run, split, "--words", *opinions(), "--json", threads=threads)
+        finished.write_text(told)
+    return json.loads(finished.read_text())
+
+
+def recording(data: Path, minutes: float, path: Path) -> Path:
+    """A file of that length, made of held-out utterances over and over."""
+    if not path.exists():
+        wave_T = np.concatenate([utterance.wave_T for utterance in load_utterances(data, "test")[:40]])
+        soundfile.write(path, np.resize(wave_T, int(minutes * 60 * 16_000)), 16_000)
+    return path
+
+
+def limits(run: Path, data: Path, folder: Path, threads: int) -> dict[str, float]:
+    """Peak memory by length of the recording, and differences between ways to the same sound."""
+    found = {}
+    voice = recording(data, 0.1, folder / "voice.wav")
+    for minutes in MINUTES:
+        content = recording(data, minutes, folder / f"content_{minutes}.wav")
+        arguments = ("convert", run, "--content", content, "--voice", voice, "--quiet", "--threads", threads)
+        _, peak = voice_gan(*arguments, "-o", folder / f"converted_{minutes}.wav", threads=threads)
+        found[f"peak MiB, {minutes} min"] = peak
+    sounds = []
+    for seconds in (0.5, 3600):
+        voice_gan(
+            *(*arguments[:3], folder / "content_1.wav", *arguments[4:]),
+            "--chunk-seconds",
+            seconds,
+            "-o",
+            folder / f"pieces_{seconds}.wav",
+            threads=threads,
+        )
+        sounds.append(soundfile.read(folder / f"pieces_{seconds}.wav")[0])
+    found["pieces from whole (16-bit files)"] = float(np.abs(sounds[0] - sounds[1]).max())
+    return found
+
+
+def mean(values: list[float | None], shown: Callable[[float], str] = "{:.3f}".format) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    spread = f" ± {shown(statistics.stdev(known))}" if len(known) > 1 else ""
+    return shown(statistics.mean(known)) + spread
+
+
+def systems_table(reports: list[dict[str, Any]]) -> str:
+    """The systems of one split, mean ± standard deviation over seeds."""
+    lines = ["| system | " + " | ".join(MEASURES) + " |", "| --- |" + " ---: |" * len(MEASURES)]
+    for system in SYSTEMS:
+        cells = [
+            mean([report["systems"][system].get(measure, {"mean": None})["mean"] for report in reports])
+            for measure in MEASURES.values()
+        ]
+        lines.append(f"| {system} | " + " | ".join(cells) + " |")
+    for name in ("own", "judge"):
+        bands = [report["voices"][name] for report in reports]
+        told = ", ".join(f"{key.replace('_', ' ')} {mean([band[key] for band in bands])}" for key in BANDS)
+        lines.append(
+            f"\n{name} encoder: {told}." if name == "own" else f"Judge {reports[0]['judged']['judge']}: {told}."
+        )
+    return "\n".join(lines)
+
+
+BANDS = ("same", "different", "separation", "equal_error_rate")
+
+
+def bars(reports: list[dict[str, Any]]) -> str:
+    """What was wanted of held-out utterances, and what was reached."""
+
+    def of(system: str, measure: str) -> list[float]:
+        return [report["systems"][system][measure]["mean"] for report in reports]
+
+    lost = [(1 - c) / (1 - r) for c, r in zip(of("conversion", "stoi"), of("reconstruction", "stoi"), strict=True)]
+    errors = of("conversion", "word_error_rate"), of("reconstruction", "word_error_rate")
+    rows = (
+        ("reconstruction, STOI", ">= 0.80", of("reconstruction", "stoi")),
+        ("reconstruction, PESQ", ">= 1.6", of("reconstruction", "pesq")),
+        ("conversion nearer to target", ">= 0.90", of("conversion", "success")),
+        ("STOI lost by conversion over reconstruction's", "<= 2", lost),
+        ("word errors of conversion over reconstruction's", "<= 2", [c / r for c, r in zip(*errors, strict=True)]),
+        ("separation of the own encoder", "> 0.6", [report["voices"]["own"]["separation"] for report in reports]),
+        ("conversion, times real time", ">= 50", [report["speed"]["times_real_time"] for report in reports]),
+    )
+    lines = ["| bar | wanted | found |", "| --- | ---: | ---: |"]
+    return "\n".join(lines + [f"| {name} | {wanted} | {mean(list(found))} |" for name, wanted, found in rows])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("data", type=Path, help="prepared folder")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=["full"])
+    parser.add_argument("--preset", default="cpu")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    splits = [args.data / name for name in ("test", "unseen") if (args.data / name).is_dir()]
+    results: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for seed in args.seeds:
+        for variant in args.variants:
+            print(f"seed {seed}: {variant}", file=sys.stderr)
+            run = args.out / f"{variant}_{seed}"
+            epochs = [] if args.epochs is None else ["--epochs", args.epochs]
+            options = ["--preset", args.preset, "--seed", seed, *epochs, *VARIANTS[variant]]
+            train(args.data, run, options, args.threads)
+            for split in splits:
+                results.setdefault(variant, {}).setdefault(split.name, []).append(judge(run, split, args.threads))
+    first = args.out / f"{args.variants[0]}_{args.seeds[0]}"
+    found = limits(first, args.data, args.out, args.threads)
+    found["ONNX from PyTorch"] = export_run(first, args.out / "voice.onnx", threads=args.threads)["difference"]
+    parts = []
+    for variant, reports in results.items():
+        for split, of_seeds in reports.items():
+            parts.append(f"{variant}, {split}, {len(of_seeds)} seeds\n\n{systems_table(of_seeds)}")
+    if "full" in results:
+        parts.append(bars(results["full"]["test"]))
+    parts.append("\n".join(f"- {name}: {value:.6g}" for name, value in found.items()))
+    (args.out / "results.json").write_text(json.dumps({"reports": results, "limits": found}, indent=2) + "\n")
+    (args.out / "table.md").write_text("\n\n".join(parts) + "\n")
+    print("\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
