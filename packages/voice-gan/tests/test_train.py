@@ -59,7 +59,7 @@ def test_it_learns_and_without_an_adversarial_weight_there_is_no_game(voice_gan,
         "model.generator.conditioning=cross-attention",
     )
     ended = voice_gan(
-        "train", data, "--out", tmp_path / "run", "--config", recipe_file, "--threads", 1, "--epochs", 3,
+        "train", data, "--out", tmp_path / "run", "--config", recipe_file, "--threads", 1, "--epochs", 8,
         *(part for setting in settings for part in ("--set", setting)),
     )  # fmt: skip
     assert ended.status == 0, ended.err
@@ -67,7 +67,7 @@ def test_it_learns_and_without_an_adversarial_weight_there_is_no_game(voice_gan,
     records = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert not any("disc/loss" in record for record in records)
     losses = [record["train/mel_loss"] for record in records]
-    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10]), (np.mean(losses[-10:]), np.mean(losses[:10]))
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10]), (np.mean(losses[-10:]), np.mean(losses[:10]))
 
 
 def test_the_other_choices_train_too(voice_gan, data, recipe_file, tmp_path) -> None:
