@@ -49,7 +49,7 @@ demo-adapter: sync
 # The main job of diversity-finetune on its built-in IT-support tickets, small: minutes.
 demo-replies: sync
     {{ run }} diversity-finetune prepare --demo --out runs/demo/tickets --overwrite
-    {{ run }} diversity-finetune train runs/demo/tickets --out runs/demo/replies --overwrite
+    {{ run }} diversity-finetune train runs/demo/tickets --preset tiny --out runs/demo/replies --overwrite
     echo '{"message": "I am locked out of my mailbox"}' | {{ run }} diversity-finetune generate runs/demo/replies
     {{ run }} diversity-finetune evaluate runs/demo/replies runs/demo/tickets/test.jsonl
 
@@ -92,10 +92,11 @@ accept-babi TASKS *args: sync
 
 # The figures of diversity-finetune's README on STAR, three seeds, from the folder that holds star_pairs.jsonl.
 accept-replies STAR *args: sync
-    {{ run }} diversity-finetune prepare {{ STAR }} --out runs/accept-replies/data --overwrite
+    {{ run }} diversity-finetune prepare {{ STAR }} --vocabulary 3000 --length 60 \
+        --out runs/accept-replies/data --overwrite
     for seed in 0 1 2; do \
         {{ run }} diversity-finetune train runs/accept-replies/data --seed $seed \
-            --out runs/accept-replies/seed_$seed --overwrite {{ args }}; \
+            --epochs 8 --set training.learning_rate=0.003 --out runs/accept-replies/seed_$seed --overwrite {{ args }}; \
         {{ run }} diversity-finetune evaluate runs/accept-replies/seed_$seed runs/accept-replies/data/test.jsonl; \
     done
 

@@ -156,6 +156,10 @@ class TrainRecipe(Recipe):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {  # for a few thousand short pairs, such as the built-in tickets: few words, so more and smaller steps
+        "model": {"embedding": 64, "encoder": 64, "decoder": 128},
+        "training": {"epochs": 7, "batch_size": 32, "learning_rate": 4e-3},
+    },
     "small": {},
     "full": {
         "model": {"encoder": 512, "decoder": 512, "latent": 256, "dropout": 0.3, "tied": False},

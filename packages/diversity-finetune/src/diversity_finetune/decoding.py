@@ -13,7 +13,7 @@ class Decoding(Recipe):
     """Applied in this order, as in transformers: repetition penalty, no-repeat n-gram, temperature, top-k, top-p,
     min-p. Two runs with equal settings give equal replies, however they are batched."""
 
-    temperature: float = Field(0.7, ge=0, le=10)
+    temperature: float = Field(1.0, ge=0, le=10)
     """Divides the logits; more is more varied, 0 takes the likeliest word and the latents' means (greedy)."""
     top_k: int = Field(50, ge=0)
     """Words to draw from at most; 0 is all, which is slower."""

@@ -1,8 +1,8 @@
 """The built-in conversations: employees write to an IT service desk. Generated, so that nothing is downloaded.
 
-Each dialogue has an intent, a product, slots (a name, a place, a code, a time) and many paraphrases: the right reply
-depends on the message, on the agent's previous turn and on words that only the message holds, so one template copied
-everywhere scores badly.
+Each dialogue has an intent, a product, slots (a name, a place, a code, a time), an agent with a manner of speaking and
+many paraphrases of the customer's. The right reply depends on the message, on the agent's previous turn, from which
+product and manner are known, and on words that only the message holds, so one template copied everywhere scores badly.
 """
 
 from __future__ import annotations
@@ -20,16 +20,22 @@ _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _SLOT = re.compile(r"<(\w+)>")
 
 NAMES = (
-    "Alexis", "Amara", "Angela", "Ben", "Carla", "Dmitri", "Elena", "Farid", "Grace", "Hiro", "Ines", "Jamal",
-    "Katya", "Liam", "Mei", "Nadia", "Oscar", "Priya", "Quentin", "Rosa", "Samir", "Tara", "Umar", "Vera", "Yusuf",
+    "Alexis", "Amara", "Angela", "Anton", "Ben", "Bianca", "Carla", "Chen", "Dana", "Dmitri", "Elena", "Emil", "Farid",
+    "Fiona", "Grace", "Hanna", "Hiro", "Ines", "Ivan", "Jamal", "Julia", "Katya", "Kofi", "Laura", "Liam", "Marco",
+    "Mei", "Nadia", "Nils", "Olga", "Oscar", "Paula", "Priya", "Quentin", "Ravi", "Rosa", "Samir", "Selma", "Tara",
+    "Tomas", "Umar", "Ute", "Vera", "Victor", "Wanda", "Xenia", "Yusuf", "Zoe",
 )  # fmt: skip
 PLACES = (
-    "Room 104", "Room 212", "Room 318", "Room 407", "the lobby", "the east wing", "the warehouse", "the lab",
-    "the Berlin office", "the Lyon office", "the second floor", "the third floor",
+    *(f"Room {floor}{door:02}" for floor in range(1, 6) for door in range(1, 11)),
+    "the lobby", "the east wing", "the warehouse", "the lab", "the Berlin office", "the Lyon office",
+    "the second floor", "the third floor",
 )  # fmt: skip
-TIMES = ("8 am", "9 am", "10 am", "11 am", "noon", "1 pm", "2 pm", "3 pm", "4 pm", "5 pm")
+TIMES = (
+    "noon",
+    *(f"{hour} {half}" for half, hours in (("am", (8, 9, 10, 11)), ("pm", (1, 2, 3, 4, 5))) for hour in hours),
+)
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
-CODES = ("E12", "E17", "E31", "E48", "E55", "E63", "E70", "E82", "E94")
+CODES = tuple(f"E{number}" for number in range(10, 90))
 SYSTEMS = ("Windows", "macOS", "Ubuntu")
 
 
@@ -64,8 +70,8 @@ INTENTS: Mapping[str, Intent] = {
             "My login to <product> is blocked, [can you help|what should I do|please help]?",
         ),
         (
-            "I can unlock it. What is your [first name|name], please?",
-            "[Sorry to hear that|That is quickly done]. Could I have your name?",
+            "I can unlock <product_you>. What is your [first name|name], please?",
+            "[Sorry to hear that|I see that] <product_you> is locked. Could I have your name?",
         ),
         ("[It is|I am|My name is] <name>.", "<name>", "This is <name> [speaking|here]."),
         (
@@ -83,8 +89,8 @@ INTENTS: Mapping[str, Intent] = {
             "The password of <product> doesn't work, I think I forgot it.",
         ),
         (
-            "Where may I send the reset link: phone or a second address?",
-            "Shall the link go to your phone or by letter?",
+            "Where may I send the reset link for <product_you>: phone or a second address?",
+            "Shall the link for <product_you> go to your phone or by letter?",
         ),
         ("[To my|My] phone[, please|]", "[By|A] letter[ is fine|]", "phone is best"),
         (
@@ -101,7 +107,7 @@ INTENTS: Mapping[str, Intent] = {
             "Nothing loads, <product> must have a problem.",
             "Why is <product> that slow [this morning|again]?",
         ),
-        ("Where are you at the moment?", "In which room or office are you?"),
+        ("Where are you using <product> at the moment?", "In which room or office is <product> slow?"),
         ("[I am in|I'm in|In] <place>.", "<place>", "we all sit in <place>"),
         (
             "There is an access point out of order near <place>. A technician is on the way.",
@@ -117,12 +123,11 @@ INTENTS: Mapping[str, Intent] = {
             "Paper jam again, <product> is driving me mad.",
             "I sent a job to <product> and nothing came out.",
         ),
-        ("Which code does the display show?", "Can you read me the error code, please?"),
+        ("Which code does the display of <product> show?", "Can you read me the error code of <product>, please?"),
         ("[It says|It shows|Code] <code>.", "<code>", "the display says <code>"),
         (
             "<code> means that the toner is empty. I have a new one sent to you.",
             "With <code> please open the rear door and take the paper out, then press OK.",
-            "<code> is a sensor. Switch <product> off and on again after ten seconds.",
         ),
         ("If <code> stays, the printer has to be exchanged. I order one for you.",),
     ),
@@ -134,7 +139,7 @@ INTENTS: Mapping[str, Intent] = {
             "How do I order <product> for my desk?",
             "Is it possible to have <product> [this month|soon]?",
         ),
-        ("Certainly. Who is your manager?", "Gladly. Whose approval may I ask for?"),
+        ("Certainly. Who may approve <product>?", "Gladly. Whose approval for <product> may I ask for?"),
         ("[My manager is|That is|It's] <name>.", "<name>", "please ask <name>"),
         (
             "I have sent the request for <product> to <name>. It takes about three days after the approval.",
@@ -156,11 +161,11 @@ INTENTS: Mapping[str, Intent] = {
             "I am not allowed to install <product> myself.",
             "The installation of <product> stops halfway.",
         ),
-        ("Which system do you use?", "Is that on Windows, macOS or Ubuntu?"),
+        ("Which system shall <product> run on?", "Is <product> for Windows, macOS or Ubuntu?"),
         ("[I use|It is|On] <system>.", "<system>", "<system> I think"),
         (
             "<product> for <system> is now in your software centre. Please install it from there.",
-            "I have started the installation on your <system> machine; restart it tonight.",
+            "I have started the installation of <product> on your <system> machine; restart it tonight.",
         ),
         ("I will take over your <system> screen and have a look at <product>.",),
     ),
@@ -172,7 +177,7 @@ INTENTS: Mapping[str, Intent] = {
             "Can somebody look at <product>? [It is urgent|We start soon].",
             "We can't hear or see anything, <product> is broken.",
         ),
-        ("When does your meeting begin?", "At what time do you need it?"),
+        ("I am sorry about <product>. When does your meeting begin?", "At what time do you need <product>?"),
         ("[At|It begins at|We start at] <time>.", "<time>", "<day> at <time>"),
         (
             "Somebody will be there before <time> and bring a replacement.",
@@ -188,7 +193,10 @@ INTENTS: Mapping[str, Intent] = {
             "I can't find <product> anywhere, what now?",
             "<product> is gone, I left it in a taxi.",
         ),
-        ("I am sorry. On which day did you see it last?", "When did you have it for the last time?"),
+        (
+            "I am sorry. On which day did you see <product_you> last?",
+            "When did you have <product_you> for the last time?",
+        ),
         ("[On|It was|Last] <day>.", "<day>", "I had it on <day>"),
         (
             "I have blocked <product_you> and noted <day> in the report. You get a new one tomorrow.",
@@ -210,10 +218,10 @@ STILL = (
 )
 ANYTHING_ELSE = (
     "[Glad to hear that|You are welcome]. Is there anything else I can do for you?",
-    "Good! Anything else?",
+    "[Good|Fine]! Anything else?",
 )
 NOTHING = ("No, [that is all|thanks|nothing else].", "That's it, [bye|have a nice day].", "nope")
-GOODBYE = ("Thank you for calling and goodbye.", "Have a good [day|week], goodbye!", "You are welcome. Bye!")
+GOODBYE = ("Thank you for [calling|your call] and goodbye.", "Have a good [day|week], goodbye!")
 OFF_TOPIC = ("What's for lunch today?", "Do you like football?", "Can you book me a flight?", "Tell me a joke.")
 CANNOT = ("I am afraid that I can only help with IT. Is there anything else?", "That is not my department, sorry.")
 
@@ -237,6 +245,7 @@ def _dialogue(number: int, chance: np.random.Generator) -> list[Pair]:
         "code": _pick(CODES, chance),
         "system": _pick(SYSTEMS, chance),
     }
+    manner = int(chance.integers(2))
     turns = [
         (intent.opening, intent.question, f"{name}/question"),
         (intent.answer, intent.solution, f"{name}/solution"),
@@ -249,7 +258,8 @@ def _dialogue(number: int, chance: np.random.Generator) -> list[Pair]:
     turns.append((NOTHING, GOODBYE, "goodbye"))
     pairs, previous = [], ""
     for messages, replies, label in turns:
-        customer, agent = (_fill(_pick(texts, chance), slots, chance) for texts in (messages, replies))
+        customer = _fill(_pick(messages, chance), slots, chance)
+        agent = _fill(replies[manner % len(replies)], slots, chance)
         pairs.append(Pair(f"ticket {number}", previous, customer, agent, label))
         previous = agent
     return pairs
