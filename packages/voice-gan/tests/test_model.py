@@ -12,7 +12,7 @@ from voice_gan.generator import (
     HifiGanGenerator,
     IstftHead,
     VocosGenerator,
-    harmonic_spectrum,
+    harmonic_source,
     inverse_stft,
     source_phase,
 )
@@ -118,8 +118,8 @@ def test_the_inverse_stft_undoes_the_stft() -> None:
 def test_the_harmonic_source_has_its_f0() -> None:
     f0 = torch.linspace(110, 180, 200)[None]
     f0[:, 80:110] = 0
-    source = harmonic_spectrum(f0, source_phase(f0, AUDIO), AUDIO)
-    sound = inverse_stft(torch.complex(*source), AUDIO.n_fft, AUDIO.hop)[0]
+    source = harmonic_source(f0, source_phase(f0, AUDIO), AUDIO)
+    sound = inverse_stft(torch.polar(*source), AUDIO.n_fft, AUDIO.hop)[0]
     heard = fundamental((0.5 * sound / sound.abs().max()).numpy(), AUDIO)
     steady = torch.cat([torch.arange(5, 75), torch.arange(115, 195)])
     torch.testing.assert_close(torch.from_numpy(heard)[steady], f0[0, steady], rtol=2e-3, atol=0)

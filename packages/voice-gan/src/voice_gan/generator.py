@@ -36,7 +36,7 @@ class VocosGenerator(nn.Module):
         layers: blocks.
         audio: its n_fft and hop are the inverse STFT's.
         conditions: one module a block that puts the voice in, or none.
-        harmonic: whether the head has a `harmonic_spectrum` to filter; Vocos has none.
+        harmonic: whether the head has a `harmonic_source` to filter; Vocos has none.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class VocosGenerator(nn.Module):
     def forward(
         self, x_BIF: Tensor, speaker_BD: Tensor | None = None, source: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """(B, I, F) to sound (B, T); `source` is the `harmonic_spectrum`, where the head filters one."""
+        """(B, I, F) to sound (B, T); `source` is the `harmonic_source`, where the head filters one."""
         x_BCF = self.norm(self.embed(x_BIF).transpose(1, 2)).transpose(1, 2)
         for block in self.convnext:
             if self.activation_checkpointing and self.training:
@@ -92,19 +92,14 @@ class IstftHead(nn.Module):
 
     def spectrum(self, x_BFC: Tensor, source: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Real and imaginary part, (B, K, F) each."""
-        real_BKF, imaginary_BKF, *filtered = self.out(x_BFC).transpose(1, 2).split(self.n_fft // 2 + 1, dim=1)
-        real_BKF, imaginary_BKF = polar(real_BKF, imaginary_BKF)
+        log_magnitude, phase, *filtered = self.out(x_BFC).transpose(1, 2).split(self.n_fft // 2 + 1, dim=1)
+        magnitude = log_magnitude.exp().clamp(max=MAX_MAGNITUDE)
+        real_BKF, imaginary_BKF = magnitude * phase.cos(), magnitude * phase.sin()
         if source is not None:
-            filter_real, filter_imaginary = polar(*filtered)
-            source_real, source_imaginary = source
-            real_BKF = real_BKF + filter_real * source_real - filter_imaginary * source_imaginary
-            imaginary_BKF = imaginary_BKF + filter_real * source_imaginary + filter_imaginary * source_real
+            (log_gain, turn), (size, angle) = filtered, source
+            magnitude, phase = size * log_gain.exp().clamp(max=MAX_MAGNITUDE), angle + turn
+            real_BKF, imaginary_BKF = real_BKF + magnitude * phase.cos(), imaginary_BKF + magnitude * phase.sin()
         return real_BKF, imaginary_BKF
-
-
-def polar(log_magnitude: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
-    magnitude = log_magnitude.exp().clamp(max=MAX_MAGNITUDE)
-    return magnitude * phase.cos(), magnitude * phase.sin()
 
 
 @torch.no_grad()
@@ -120,23 +115,20 @@ def source_phase(f0_BF: Tensor, audio: AudioConfig) -> Tensor:
 
 
 @torch.no_grad()
-def harmonic_spectrum(f0_BF: Tensor, phase_BF: Tensor, audio: AudioConfig) -> tuple[Tensor, Tensor]:
-    """What an inverse STFT's frames hold of a tone with all harmonics, real and imaginary part (B, K, F) each.
+def harmonic_source(f0_BF: Tensor, phase_BF: Tensor, audio: AudioConfig) -> tuple[Tensor, Tensor]:
+    """What an inverse STFT's frames hold of a tone with all harmonics: size and angle in radians, (B, K, F) each.
 
-    In each bin the nearest harmonic alone: the main lobe of the Hann window's transform at its distance, 1 on the spot,
-    turned by the harmonic's phase. 0 where unvoiced.
+    In each bin the nearest harmonic alone: about the main lobe of the Hann window's transform at its distance, 1 on the
+    spot, turned by the harmonic's phase. Size 0 where unvoiced.
     """
     bins_K1 = torch.arange(audio.n_fft // 2 + 1, device=f0_BF.device)[:, None]
     f0_bins_B1F = f0_BF.clamp(min=1.0)[:, None] * (audio.n_fft / audio.rate)
     harmonic_BKF = (bins_K1 / f0_bins_B1F).round()
     offset_BKF = bins_K1 - harmonic_BKF * f0_bins_B1F
-    # sinc(x) / (1 - x^2), written so that nothing divides by 0.
-    window_BKF = torch.sinc(offset_BKF) + (torch.sinc(offset_BKF - 1) + torch.sinc(offset_BKF + 1)) / 2
-    sounds_BKF = (f0_BF > 0)[:, None] & (harmonic_BKF > 0) & (offset_BKF.abs() < 2)
+    lobe_BKF = (1 - offset_BKF.square() / 4).clamp(min=0).square()
+    sounds_BKF = (f0_BF > 0)[:, None] & (harmonic_BKF > 0)
     sign_K1 = 1 - 2 * (bins_K1 % 2)  # a frame's centre stands half a window after its beginning
-    size_BKF = window_BKF * sounds_BKF * sign_K1
-    angle_BKF = (harmonic_BKF * phase_BF[:, None]).remainder(1.0) * (2 * math.pi)
-    return size_BKF * angle_BKF.cos(), size_BKF * angle_BKF.sin()
+    return lobe_BKF * sounds_BKF * sign_K1, (harmonic_BKF * phase_BF[:, None]).remainder(1.0) * (2 * math.pi)
 
 
 def inverse_stft(spectrum_BKF: Tensor, n_fft: int, hop: int) -> Tensor:

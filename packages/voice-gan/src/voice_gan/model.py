@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from voice_gan.audio import log_mel
 from voice_gan.config import VoiceRecipe
 from voice_gan.encoders import ContentEncoder, Ge2e, SpeakerEncoder, content_statistics
-from voice_gan.generator import build_generator, harmonic_spectrum, source_phase
+from voice_gan.generator import build_generator, harmonic_source, source_phase
 
 LOG_F0_CENTRE, LOG_F0_SCALE = math.log(150.0), 0.35
 PHASES = 4
@@ -74,7 +74,7 @@ class VoiceModel(nn.Module):
         if phase_BF is None:
             phase_BF = source_phase(f0_BF, self.audio)
         if self.harmonic:
-            source = harmonic_spectrum(f0_BF, phase_BF, self.audio)
+            source = harmonic_source(f0_BF, phase_BF, self.audio)
             return self.generator(torch.cat(features, 1), speaker_BD, source)
         numbers_H1 = torch.arange(1, PHASES + 1, device=f0_BF.device)[:, None]
         angle_BHF = 2 * math.pi * numbers_H1 * phase_BF[:, None]
