@@ -237,6 +237,7 @@ def test_weights_that_adapt_are_logged_and_stay_in_bounds(disc_train, table_csv,
             "--combination wants weights of token, sentence, row, feature",
         ),
         (["--set", "feedback.schedule=none"], "no weights to tune"),
+        ([f"--set=feedback.weight_{level}=0" for level in LEVELS], "all feedback weights are 0"),
         (["--storage", "nosuch://host/db"], "cannot be opened"),
     ],
 )
@@ -244,6 +245,15 @@ def test_bad_searches_are_one_line(tune, options, told, tmp_path):
     ended = tune(*options)
     assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1), ended.err
     assert told in ended.err
+
+
+def test_folds_that_would_overlap_are_refused(disc_train, table_csv, tmp_path):
+    few = tmp_path / "few.csv"
+    few.write_text("".join(table_csv.read_text().splitlines(keepends=True)[:21]))
+    ended = disc_train("train", few, "--out", tmp_path / "run", "--set", "data.valid_fold=4", "--threads", 1)
+    assert (ended.status, ended.out) == (2, "")
+    assert "20 rows hold no 5 folds of 5 validation rows" in ended.err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("content", [None, "no json", '{"weights": {"token": 1}}'])

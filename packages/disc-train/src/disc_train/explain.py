@@ -109,6 +109,8 @@ def objectives(
 ) -> dict[str, Any]:
     """Ablation, Shapley values and gradients of trainings on the run's data, each seed with a warm start of its own."""
     begun = run.record["inputs"][0]
+    if begun["path"] == "-":
+        raise UserError(f"{run.path} was trained on stdin, so there are no rows to train on again; leave --ablate out")
     table: Table = read_table(begun["path"], None)
     source = describe_input(begun["path"], table)
     if source["sha256"] != begun["sha256"]:

@@ -17,6 +17,7 @@ from disc_train.discriminators import Discriminators
 from disc_train.model import Generator
 from disc_train.schema import Schema
 from trainworks.checkpoint import Checkpoints
+from trainworks.console import UserError
 from trainworks.metrics import MetricsWriter
 from trainworks.run import Run
 from trainworks.seeding import rng
@@ -124,6 +125,8 @@ def encode_rows(table: Table, schema: Schema, recipe: TrainRecipe, device: torch
     codes = torch.as_tensor(schema.encode(table), dtype=torch.int64, device=device)
     shuffled = torch.as_tensor(rng(recipe.seed, "split").permutation(len(codes)), device=device)
     num_valid = max(MIN_VALID_ROWS, round(recipe.data.valid_fraction * len(codes)))
+    if recipe.data.valid_fold and (recipe.data.valid_fold + 1) * num_valid > len(codes):
+        raise UserError(f"{len(codes)} rows hold no {recipe.data.valid_fold + 1} folds of {num_valid} validation rows")
     shuffled = shuffled.roll(-recipe.data.valid_fold * num_valid)
     num_critic = 0
     if recipe.feedback.schedule != "none":

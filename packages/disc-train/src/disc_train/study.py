@@ -24,6 +24,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from disc_train.config import LEVELS
 from trainworks.console import UserError
@@ -40,6 +41,8 @@ COMBINATIONS = [
 """Classic weights of token, sentence, row and feature level: the usual guess, and what leans to one side."""
 STARTUP = 10
 """Random trials before a model of the scores is fitted."""
+LEAST = 1e-6
+"""Of the uniform numbers that weights are made of: the logarithm of 0 is none."""
 BEAT = 10.0
 """Seconds between a worker's signs of life."""
 SILENCE = 60.0
@@ -97,7 +100,7 @@ def open_study(search: Search, storage: str | None, folder: Path) -> Study:
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
         )
-    except (OSError, ValueError, ImportError, optuna.exceptions.OptunaError, _sql_error()) as error:
+    except (OSError, ValueError, ImportError, optuna.exceptions.OptunaError, SQLAlchemyError) as error:
         raise UserError(f"the storage {storage or folder} cannot be opened: {_first_line(error)}") from None
     wanted = json.loads(json.dumps(asdict(search)))
     begun = study.user_attrs.get("search")
@@ -120,12 +123,6 @@ def _storage(storage: str | None, folder: Path) -> Any:
     path = folder / "study.journal" if storage is None else Path(storage)
     path.parent.mkdir(parents=True, exist_ok=True)
     return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
-
-
-def _sql_error() -> type[Exception]:
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return SQLAlchemyError
 
 
 def _first_line(error: BaseException) -> str:
@@ -154,9 +151,6 @@ class NumberedSampler(BaseSampler):
         if param_name == "combination":
             return place
         return float(rng(self.seed, "trial", place, param_name).uniform(LEAST, 1.0))
-
-
-LEAST = 1e-6
 
 
 def sampler(search: Search, done: int) -> BaseSampler:
@@ -266,7 +260,7 @@ def retry(study: Study, trial: FrozenTrial) -> None:
     place = place_of(study, trial)
     try:
         study.tell(trial.number, state=TrialState.FAIL)
-    except ValueError:  # another worker has done so
+    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):  # another worker has done so
         return
     study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number, "place": place})
 

@@ -121,6 +121,8 @@ def start_search(
         raise UserError(f'--method takes {", ".join(get_args(Method))}, not "{method}"')
     if recipe.feedback.schedule == "none":
         raise UserError("schedule none has no feedback, so there are no weights to tune")
+    if not any(recipe.feedback.weights.values()):
+        raise UserError("all feedback weights are 0: a search wants some to compare with")
     if combinations and method != "grid":
         raise UserError("--combination is for --method grid")
     grid = [read_combination(text) for text in combinations] or COMBINATIONS
