@@ -57,6 +57,13 @@ def test_a_run_has_what_the_contract_asks_for(run):
     assert line["epoch"] == "3"
 
 
+def test_the_step_size_holds_and_then_falls_to_nothing(run):
+    epochs = [line for line in records(run) if "valid/loss" in line]
+    steps = epochs[0]["step"]
+    expected = [2e-3, 2e-3 * (steps + 1) / (1.5 * steps), 2e-3 / (1.5 * steps)]
+    assert [line["train/learning_rate"] for line in epochs] == pytest.approx(expected)
+
+
 def test_the_three_best_checkpoints_are_named_after_epoch_and_loss(run):
     epochs = {line["epoch"]: line["valid/loss"] for line in records(run) if "valid/loss" in line}
     names = {path.name for path in (run / "checkpoints").glob("step_*/*.weights.h5")}

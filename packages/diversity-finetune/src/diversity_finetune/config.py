@@ -123,6 +123,9 @@ class TrainingConfig(Recipe):
     """What the step size is multiplied by when the validation loss stops falling."""
     plateau_patience: int = Field(5, ge=1)
     """Epochs without a better validation loss until then."""
+    decay_share: float = Field(0.5, ge=0, le=1)
+    """Share of all steps, the last ones, over which the step size goes linearly to 0 (Hägele et al. 2024, section 3);
+    0 leaves it to the plateau alone."""
     patience: int = Field(15, ge=1)
     """Epochs without a better validation loss until training ends."""
     log_every: int = Field(50, ge=1)

@@ -51,7 +51,7 @@ class Progress:
         best: the lowest validation losses, lowest first, at most `TOP_EPOCHS`.
         best_epoch: of the lowest.
         plateau: epochs since the loss fell or the step size did.
-        learning_rate: of the generator.
+        learning_rate: of the generator, before `training.decay_share` lowers it.
         sums: of metrics over the steps since the last record, with how many steps each counts.
     """
 
@@ -197,6 +197,11 @@ class Trainer:
         for mean, weight in zip(self.averaged.trainable_variables, self.model.trainable_variables, strict=True):
             mean.assign(momentum * mean + (1.0 - momentum) * weight)
 
+    def step_size(self, learning_rate: float, step: int) -> float:
+        """Of a step, at what the plateaus have left of the learning rate."""
+        decay_steps = self.recipe.training.decay_share * self.total_steps
+        return learning_rate * min(1.0, (self.total_steps - step) / decay_steps) if decay_steps else learning_rate
+
     def batch(self, arrays: Arrays, index: np.ndarray, step: int, progress: Progress, epoch_steps: int) -> None:
         """One optimizer step of the generator, with the turn of the discriminator or the adversarial loss if it is due.
 
@@ -230,7 +235,7 @@ class Trainer:
         if not np.isfinite(norm.numpy()):
             name = "gradient" if np.isfinite(metrics["train/loss"]) else "loss"
             raise NonFinite(f"non-finite {name} at step {step + 1}, epoch {progress.epoch + 1}")
-        self.model.optimizer.learning_rate.assign(progress.learning_rate)
+        self.model.optimizer.learning_rate.assign(self.step_size(progress.learning_rate, step))
         self.learn(gradients)
         momentum = min(recipe.training.average, (1 + step) / (10 + step))
         self.average(np.float32(momentum))
@@ -386,7 +391,7 @@ def end_epoch(
     """Evaluate, log, lower the step size on a plateau, publish the checkpoint."""
     config = trainer.recipe.training
     values = trainer.evaluate(valid, stop)
-    values |= at.means() | {"train/learning_rate": at.learning_rate} | dict(measure(at.epoch + 1))
+    values |= at.means() | {"train/learning_rate": trainer.step_size(at.learning_rate, at.step - 1)} | dict(measure(at.epoch + 1))
     at.epoch += 1
     loss = values[MONITOR]
     if better := not at.best or loss < at.best[0]:
