@@ -137,6 +137,10 @@ accept-scaling TRAIN DEV *args: sync
 bench-answers DATA *args: sync
     {{ run }} python tools/bench_answers.py --data {{ DATA }} {{ args }}
 
+# adapter-stage1's streaming PCA beside scikit-learn's, and its memory on a 128k x 4096 table (1 GB on disk).
+bench-pca *args: sync
+    {{ run }} python tools/bench_pca.py {{ args }}
+
 objectives_budget := "--questions 32 --threads 1 --set prompt.max_new_tokens=8 --set adapter.snap=none \
     --set training.examples=96 --set training.epochs=1 --set training.batch_size=4 \
     --set training.max_prompt_tokens=100 --set training.valid_questions=1"
