@@ -60,6 +60,10 @@ demo-voices: sync
     {{ run }} voice-gan evaluate runs/demo/voice runs/demo/voices/test --overwrite
     {{ run }} voice-gan samples runs/demo/voice --num-samples 4 --out runs/demo/voice-samples
 
+# Each tool alone in an empty environment, from this folder, from git and by pip: does it do its job, without the others'?
+install-matrix *args: sync
+    {{ run }} python tools/install_matrix.py {{ args }}
+
 # Put every tool beside its peers.
 bench DATA TARGET: (bench-tabular DATA TARGET)
 
