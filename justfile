@@ -149,13 +149,13 @@ objectives_budget := "--questions 32 --threads 1 --set prompt.max_new_tokens=8 -
     --set training.examples=96 --set training.epochs=1 --set training.batch_size=4 \
     --set training.max_prompt_tokens=100 --set training.valid_questions=1"
 
-# Options 1, 2 and 3 of adapter-stage1 on equal budgets without the snap, three seeds; 20 minutes of CPU. The language
+# Options 1, 2 and 3 of adapter-stage1 on equal budgets without the snap, three seeds; 40 minutes of CPU. The language
 # model's losses get a tenth of the step size: at reconstruction's own they rise. recon+teacher-forced is judged twice,
 # with the losses as they stand, as in the experiment that this began with, and each divided by its running mean.
 accept-objectives TRAIN TEST *args: sync
-    {{ run }} adapter-stage1 sweep --data {{ TRAIN }} --test {{ TEST }} --ratios 8 --seeds 0 1 2 {{ objectives_budget }} \
+    {{ run }} adapter-stage1 sweep --data {{ TRAIN }} --test {{ TEST }} --ratios 2 8 --seeds 0 1 2 {{ objectives_budget }} \
         --objectives recon --out runs/accept-objectives/recon {{ args }}
-    {{ run }} adapter-stage1 sweep --data {{ TRAIN }} --test {{ TEST }} --ratios 8 --seeds 0 1 2 {{ objectives_budget }} \
+    {{ run }} adapter-stage1 sweep --data {{ TRAIN }} --test {{ TEST }} --ratios 2 8 --seeds 0 1 2 {{ objectives_budget }} \
         --objectives prompt-ce teacher-forced recon+teacher-forced --set training.learning_rate=1e-4 \
         --set objectives.balance=fixed --out runs/accept-objectives/language {{ args }}
     {{ run }} adapter-stage1 sweep --data {{ TRAIN }} --test {{ TEST }} --ratios 8 --seeds 0 1 2 {{ objectives_budget }} \
