@@ -84,7 +84,7 @@ TOOLS = (
         "adapter-stage1",
         ("tensorflow", "keras"),
         (
-            "adapter-stage1 train --preset small --set training.examples=16 --set training.valid_questions=1 --out run",
+            "adapter-stage1 train --data builtin:facts --preset small --set training.examples=16 --set training.valid_questions=1 --out run",
             "adapter-stage1 evaluate run --data builtin:facts-test --questions 2 --rung adapter",
         ),
         ("smollm2",),
