@@ -121,9 +121,11 @@ fetch-qwen: sync
     {{ run }} python tools/fetch_qwen.py --out models/qwen2.5-coder-1.5b.gguf
 
 # The figures of adapter-stage1's README with the built-in model: SQuAD's training part and its dev part are wanted.
-accept-adapter TRAIN DEV: sync
-    {{ run }} adapter-stage1 train --data {{ TRAIN }} --out runs/accept-adapter/smollm2_08 --overwrite --threads 1
-    {{ run }} adapter-stage1 evaluate runs/accept-adapter/smollm2_08 --data {{ DEV }} --questions 500 --threads 1
+accept-adapter TRAIN DEV *args: sync
+    {{ run }} adapter-stage1 sweep --data {{ TRAIN }} --test {{ DEV }} --questions 500 --ratios 8 --seeds 0 1 2 \
+        --threads 1 --out runs/accept-adapter/smollm2 {{ args }}
+    {{ run }} adapter-stage1 evaluate runs/accept-adapter/smollm2/ratio_08/default/seed_0 --data {{ DEV }} \
+        --questions 100 --threads 1
 
 # The same with the 1.5 B reader at 8x, 16x and 32x; an hour on a quiet core.
 accept-adapter-qwen TRAIN DEV: fetch-qwen
@@ -131,9 +133,10 @@ accept-adapter-qwen TRAIN DEV: fetch-qwen
         --questions 200 --ratios 8 16 32 --threads 1 --set prompt.format=passage --set training.examples=1280 \
         --set training.epochs=1 --set training.valid_questions=8 --out runs/accept-adapter/qwen
 
-# How many training questions does adapter-stage1 need, with its snap and before it? Three seeds.
+# How many training questions does adapter-stage1 need, with its snap and before it? Three seeds; two hours of one core,
+# most of it for 10,000.
 accept-scaling TRAIN DEV *args: sync
-    {{ run }} adapter-stage1 sweep --data {{ TRAIN }} --test {{ DEV }} --questions 100 --ratios 8 \
+    {{ run }} adapter-stage1 sweep --data {{ TRAIN }} --test {{ DEV }} --questions 50 --ratios 8 \
         --examples 640 2000 10000 --seeds 0 1 2 --rung adapter-unsnapped --threads 1 \
         --out runs/accept-scaling {{ args }}
 
