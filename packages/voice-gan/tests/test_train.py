@@ -70,6 +70,14 @@ def test_it_learns_and_without_an_adversarial_weight_there_is_no_game(voice_gan,
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10]), (np.mean(losses[-10:]), np.mean(losses[:10]))
 
 
+@pytest.mark.parametrize(("total", "warm"), [(10_000, 100), (1_000, 100), (50, 5)])
+def test_the_rate_warms_up_over_100_steps_but_at_most_a_tenth_of_all(total: int, warm: int) -> None:
+    rates = [training.rate_factor(step, total) for step in range(total)]
+    assert rates[0] == pytest.approx(1 / warm, rel=0.01)
+    assert int(np.argmax(rates)) == warm - 1
+    assert rates[-1] == pytest.approx(training.FINAL_RATE, rel=0.1)
+
+
 def test_the_other_choices_train_too(voice_gan, data, recipe_file, tmp_path) -> None:
     settings = (
         "model.content.quantiser=vq",
