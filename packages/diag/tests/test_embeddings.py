@@ -137,6 +137,14 @@ def test_collapse_is_critical_whatever_the_labels():
     assert ("collapse", "critical") in [(each["name"], each["level"]) for each in analyse(found)["findings"]]
 
 
+def test_embeddings_that_are_all_the_same_are_drawn_without_a_crash(tmp_path: Path):
+    np.savez(tmp_path / "one.npz", embeddings=np.ones((30, 4)), labels=["a", "b"] * 15)
+    found = embeddings_cli(tmp_path / "one.npz", out=tmp_path / "out")
+    assert found["findings"][0]["name"] == "collapse"
+    assert "embeddings_tsne.png" not in found["plots"]
+    assert (tmp_path / "out/embeddings_pca.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_what_has_no_direction_is_left_out_and_told():
     found = speakers()
     found.embeddings[3], found.embeddings[8, 2] = 0, np.nan
@@ -184,11 +192,13 @@ def test_bad_input_is_one_line(tmp_path: Path):
     np.save(tmp_path / "flat.npy", np.ones(5))
     np.save(tmp_path / "zeros.npy", np.zeros((5, 2)))
     (tmp_path / "broken.npz").write_bytes(b"PK\3\4 cut")
+    (tmp_path / "text.npz").write_text("once upon a time")
     (tmp_path / "text.csv").write_text("label,d0\na,1\nb,much\n")
     (tmp_path / "empty.csv").write_text("")
     for name, message in {
         "short.npz": "5 embeddings but labels of shape",
-        "pickled.npy": "cannot be read as npy",
+        "pickled.npy": "cannot be read as npy: no array, or pickled objects, which are never loaded$",
+        "text.npz": "cannot be read as npz: no array, or pickled objects",
         "flat.npy": "rows of real numbers",
         "zeros.npy": "0 usable embeddings of 5",
         "broken.npz": "cannot be read as npz",

@@ -180,6 +180,9 @@ def test_a_discriminator_near_equilibrium_is_healthy(write_log: Log, rng: np.ran
 def test_a_discriminator_dominates_by_a_low_loss_not_by_a_high_one(write_log: Log, rng: np.random.Generator) -> None:
     assert names(write_log(**balanced(rng, disc__loss=0.01, gen__adv_loss=6.0))) == {"discriminator_dominates"}
     assert names(write_log(**balanced(rng, disc__loss=4.0, gen__adv_loss=0.2))) == set()
+    assert names(write_log(disc__loss=noisy(rng, 0.01), train__adversarial=noisy(rng, 6.0))) == {
+        "discriminator_dominates"
+    }
 
 
 def test_wasserstein_losses_mean_nothing_of_the_kind(write_log: Log, rng: np.random.Generator) -> None:

@@ -56,6 +56,26 @@ def test_a_critical_training_is_stopped(tmp_path: Path, model: keras.Model) -> N
         model.fit(x, np.zeros((8, 1)), batch_size=1, verbose=0, callbacks=[diagnostics])
 
 
+def test_a_loop_of_ones_own_is_measured_and_judged(tmp_path: Path, model: keras.Model) -> None:
+    from diag.keras_loop import generate_diagnostics_report
+
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    variables = [variable.value for variable in model.trainable_variables]
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(model(x)))
+    gradients = tape.gradient(loss, variables)
+    seen = {"modules": {"model": model}, "gradients": {"model": gradients}, "output_dir": tmp_path}
+    metrics, status = generate_diagnostics_report(losses={"mse": loss}, step=100, real=x, generated=0 * x, **seen)
+    assert status == "healthy"
+    assert metrics["train/mse"] == pytest.approx(float(loss))
+    kernel, bias = gradients[2:]
+    assert metrics["grad_norm/model.out"] == pytest.approx(np.hypot(tf.norm(kernel), tf.norm(bias)), rel=1e-5)
+    assert metrics["grad_norm/model"] == pytest.approx(float(tf.linalg.global_norm(gradients)), rel=1e-5)
+    assert metrics["param_norm/model.hidden"] == pytest.approx(float(tf.norm(variables[0])), rel=1e-5)  # its bias is 0
+    assert metrics["diversity/output"] == 0 < metrics["diversity/input"]
+    assert generate_diagnostics_report(losses={"mse": np.nan}, step=200, **seen)[1] == "critical"
+
+
 def test_scalars_of_tensorflow_are_read(tmp_path: Path) -> None:
     with tf.summary.create_file_writer(str(tmp_path / "train")).as_default():
         for step in range(300):

@@ -16,7 +16,7 @@ decoder = 32
 latent = 4
 [gan]
 warmup_epochs = 1
-length = 5
+length = 2
 width = 8
 [training]
 epochs = 3

@@ -2,22 +2,51 @@
 
 import csv
 import json
+import multiprocessing
+import os
 import signal
-import subprocess
-import sys
 import time
+import tomllib
 
 import numpy as np
 import pytest
 
 from trainworks.metrics import read_metrics
 
-PROGRAM = "import sys; from diversity_finetune.cli import main; sys.argv[0] = 'diversity-finetune'; main()"
+PROGRAM = """
+import os, sys
+os.dup2(os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+sys.argv = {argv!r}
+from diversity_finetune import cli
+cli.main()
+"""
 
 
-def start(*arguments):
-    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Start `diversity-finetune` in a process that has TensorFlow loaded already; gives back the process."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["diversity_finetune.cli", "diversity_finetune.train", "matplotlib.pyplot"])
+    started = []
+
+    def call(*arguments):
+        log = tmp_path_factory.mktemp("log") / "stderr.txt"
+        program = PROGRAM.format(log=str(log), argv=["diversity-finetune", *map(str, arguments)])
+        process = context.Process(target=exec, args=(program, {}))
+        process.start()
+        process.log = log
+        started.append(process)
+        return process
+
+    yield call
+    for process in started:
+        if process.is_alive():
+            process.kill()
+
+
+def finish(process, status=0):
+    process.join()
+    assert process.exitcode == status, process.log.read_text()[-2000:]
 
 
 def records(run):
@@ -34,11 +63,10 @@ def weights(file):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tickets, recipe_file, tmp_path_factory):
+def unbroken(start, tickets, recipe_file, tmp_path_factory):
     """A finished run of a process of its own: how many threads TensorFlow has in this one depends on other tests."""
     out = tmp_path_factory.mktemp("unbroken") / "tiny"
-    ended = start("train", tickets, "--config", recipe_file, "--threads", 1, "--out", out)
-    assert ended.wait() == 0, ended.stderr.read()
+    finish(start("train", tickets, "--config", recipe_file, "--threads", 1, "--out", out))
     return out
 
 
@@ -72,6 +100,79 @@ def test_the_three_best_checkpoints_are_named_after_epoch_and_loss(run):
     assert weights(best) == weights(run / "final_model.weights.h5")
 
 
+def test_samples_of_the_end_are_validation_pairs_with_replies(run, tickets):
+    shown = [json.loads(line) for line in (run / "samples" / "final" / "replies.jsonl").read_text().splitlines()]
+    pairs = [json.loads(line) for line in (tickets / "val.jsonl").read_text().splitlines()[:10]]
+    assert [{**pair, "response": row["response"]} for pair, row in zip(pairs, shown, strict=True)] == shown
+    assert all(isinstance(row["response"], str) for row in shown)
+
+
+def test_diagnostics_are_written_and_change_nothing(start, unbroken, tickets, recipe_file, tmp_path):
+    asked = ("--run-diagnostics", "--diagnostics-interval", 3, "--sample-interval", 2)
+    out = tmp_path / "run"
+    finish(start("train", tickets, "--config", recipe_file, "--threads", 1, "--out", out, *asked))
+    assert weights(out / "final_model.weights.h5") == weights(unbroken / "final_model.weights.h5")
+    watched = records(out)
+    plain = [{key: value for key, value in record.items() if "diagnostics/" not in key} for record in watched]
+    assert plain == records(unbroken)
+    assert any("diagnostics/grad_norm/model" in record for record in watched)
+    reports = read_metrics(out / "diagnostics" / "diagnostics.jsonl")
+    assert [report["step"] for report in reports] == list(range(3, plain[-1]["step"] + 1, 3))
+    alone, game = reports[0], reports[-1]
+    assert "disc/loss" not in alone  # likelihood alone comes first
+    assert alone["grad_norm/model.decoder"] > 0 < game["grad_norm/discriminator.words"]
+    assert 0 < game["disc/fake"] < 1 > game["disc/real"] > 0
+    assert game["diversity/input"] > 0 < game["param_norm/model.own"]
+    assert {path.name for path in (out / "samples").iterdir()} == {"epoch_0002", "final"}
+
+
+def test_a_discriminator_that_dominates_and_idle_features_are_found(tickets, recipe_file, tmp_path):
+    from diversity_finetune.config import TrainRecipe
+    from diversity_finetune.data import read_arrays
+    from diversity_finetune.tokenizer import Tokenizer
+    from diversity_finetune.train import diagnose
+    from diversity_finetune.trainer import Progress, Trainer
+
+    recipe = tomllib.loads(recipe_file.read_text()) | {"diagnostics": {"enabled": True, "interval": 100}}
+    recipe["model"]["copy_words"] = False
+    vocabulary = Tokenizer.load(tickets / "tokenizer.json").size
+    trainer = Trainer(TrainRecipe.model_validate(recipe), vocabulary, total_steps=1000)
+    arrays = read_arrays(tickets, "train", vocabulary)
+    index = np.arange(16)
+    pairs = arrays.take(index)
+    texts = (pairs.customer, pairs.previous, pairs.agent)
+    no_gradients = [None] * len(trainer.model.trainable_variables)
+    # The generator writes one word and nothing else, and only the discriminator learns.
+    trainer.model.output_bias.assign(1e4 * np.eye(vocabulary)[Tokenizer.unknown_id])
+    trainer.discriminator.optimizer.learning_rate.assign(0.01)
+    for number in range(60):
+        seed = np.array([number, 0], np.int32)
+        trainer.learn_to_judge(trainer.discriminate(*texts, seed, np.float32(1), np.float32(1))[0])
+    found = []
+    for number in range(2):
+        if number:  # no filter reaches above 0 any more: features are the same for all replies
+            for filters in trainer.discriminator.filters:
+                filters.bias.assign(filters.bias - 1e3)
+        for step in (100, 200, 300):
+            at = Progress(epoch=1, step=step)
+            diagnose(trainer, arrays, index, no_gradients, {}, at, tmp_path / str(number))
+        findings = json.loads((tmp_path / str(number) / "diagnostics.json").read_text())["findings"]
+        found.append({finding["name"] for finding in findings})
+    assert "discriminator_dominates" in found[0]
+    assert "feature_matching_idle" not in found[0]
+    assert "feature_matching_idle" in found[1]
+
+
+def test_diagnostics_that_are_not_installed_are_named_before_anything_is_written(
+    tickets, tmp_path, diversity_finetune, monkeypatch
+):
+    monkeypatch.setattr("diversity_finetune.run.importlib.util.find_spec", lambda name: None)
+    ended = diversity_finetune("train", tickets, "--out", tmp_path / "run", "--run-diagnostics")
+    wanted = "error: --run-diagnostics needs an extra: pip install 'diversity-finetune[diagnostics]'"
+    assert (ended.status, ended.err.strip()) == (2, wanted)
+    assert not (tmp_path / "run").exists()
+
+
 def test_garbage_replies_change_nothing_at_inference(run, tickets, diversity_finetune, tmp_path):
     pairs = [json.loads(line) for line in (tickets / "test.jsonl").read_text().splitlines()[:8]]
     garbage = [{**pair, "agent": "qux " * 30, "intent": None} for pair in pairs]
@@ -85,17 +186,16 @@ def test_garbage_replies_change_nothing_at_inference(run, tickets, diversity_fin
     assert len(replies[0].splitlines()) == len(pairs)
 
 
-def test_killed_and_resumed_a_run_ends_with_the_same_bits(unbroken, tickets, recipe_file, tmp_path, kills):
+def test_killed_and_resumed_a_run_ends_with_the_same_bits(start, unbroken, tickets, recipe_file, tmp_path, kills):
     broken = tmp_path / unbroken.name
     for kill in range(kills):
         again = ["--resume", broken] if kill else [tickets, "--config", recipe_file, "--threads", 1, "--out", broken]
         process = start("train", *again)
-        while process.poll() is None and not list((broken / "checkpoints").glob(f"step_*/*epoch_00{kill + 1}*")):
+        while process.is_alive() and not list((broken / "checkpoints").glob(f"step_*/*epoch_00{kill + 1}*")):
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    ended = start("train", "--resume", broken)
-    assert ended.wait() == 0, ended.stderr.read()
+        process.kill()
+        process.join()
+    finish(start("train", "--resume", broken))
     assert records(broken) == records(unbroken)
     assert weights(broken / "final_model.weights.h5") == weights(unbroken / "final_model.weights.h5")
     assert (broken / "logs" / "diversity_quality_log.csv").read_text() == (
@@ -103,17 +203,16 @@ def test_killed_and_resumed_a_run_ends_with_the_same_bits(unbroken, tickets, rec
     ).read_text()
 
 
-def test_an_interrupt_saves_the_step_and_resuming_ends_as_if_unbroken(unbroken, tickets, recipe_file, tmp_path):
+def test_an_interrupt_saves_the_step_and_resuming_ends_as_if_unbroken(start, unbroken, tickets, recipe_file, tmp_path):
     broken = tmp_path / unbroken.name
     process = start("train", tickets, "--config", recipe_file, "--threads", 1, "--out", broken)
-    while process.poll() is None and not (broken / "checkpoints" / "last").exists():
+    while process.is_alive() and not (broken / "checkpoints" / "last").exists():
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 143
-    assert "--resume" in process.stderr.read()
+    os.kill(process.pid, signal.SIGTERM)
+    finish(process, status=143)
+    assert "--resume" in process.log.read_text()
     assert json.loads((broken / "run.json").read_text())["status"] == "interrupted"
-    ended = start("train", "--resume", broken)
-    assert ended.wait() == 0, ended.stderr.read()
+    finish(start("train", "--resume", broken))
     assert records(broken) == records(unbroken)
 
 

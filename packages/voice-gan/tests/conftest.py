@@ -15,7 +15,7 @@ VOICES = {"alto": (190, 0.4), "bass": (100, 0.7), "soprano": (250, 0.25), "tenor
 TINY = """
 [data]
 segment_seconds = 0.5
-batch_size = 4
+batch_size = 8
 [model.content]
 dim = 16
 layers = 1

@@ -12,7 +12,7 @@ from trainworks.metrics import read_metrics
 from voice_gan import train as training
 from voice_gan.run import load_trained
 
-STEPS = 24 * 3 // 4
+STEPS = 24 * 3 // 8
 EVERY_STEP = (
     "train/loss",
     "train/mel_loss",
@@ -59,7 +59,7 @@ def test_it_learns_and_without_an_adversarial_weight_there_is_no_game(voice_gan,
         "model.generator.conditioning=cross-attention",
     )
     ended = voice_gan(
-        "train", data, "--out", tmp_path / "run", "--config", recipe_file, "--threads", 1, "--epochs", 8,
+        "train", data, "--out", tmp_path / "run", "--config", recipe_file, "--threads", 1, "--epochs", 5,
         *(part for setting in settings for part in ("--set", setting)),
     )  # fmt: skip
     assert ended.status == 0, ended.err
@@ -68,6 +68,14 @@ def test_it_learns_and_without_an_adversarial_weight_there_is_no_game(voice_gan,
     assert not any("disc/loss" in record for record in records)
     losses = [record["train/mel_loss"] for record in records]
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10]), (np.mean(losses[-10:]), np.mean(losses[:10]))
+
+
+@pytest.mark.parametrize(("total", "warm"), [(10_000, 100), (1_000, 100), (50, 5)])
+def test_the_rate_warms_up_over_100_steps_but_at_most_a_tenth_of_all(total: int, warm: int) -> None:
+    rates = [training.rate_factor(step, total) for step in range(total)]
+    assert rates[0] == pytest.approx(1 / warm, rel=0.01)
+    assert int(np.argmax(rates)) == warm - 1
+    assert rates[-1] == pytest.approx(training.FINAL_RATE, rel=0.1)
 
 
 def test_the_other_choices_train_too(voice_gan, data, recipe_file, tmp_path) -> None:
@@ -122,11 +130,11 @@ def test_a_non_finite_loss_stops_before_the_step(voice_gan, data, recipe_file, t
 
 def test_diagnostics_are_written_by_diag(voice_gan, data, recipe_file, tmp_path) -> None:
     pytest.importorskip("diag")
-    asked = ("--run-diagnostics", "--diagnostics-interval", 10, "--sample-interval", 1)
+    asked = ("--run-diagnostics", "--diagnostics-interval", 5, "--sample-interval", 1)
     ended = voice_gan("train", data, "--out", tmp_path / "run", "--config", recipe_file, "--threads", 1, *asked)
     assert ended.status == 0, ended.err
     lines = (tmp_path / "run" / "diagnostics" / "diagnostics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [0, 10]
+    assert [json.loads(line)["step"] for line in lines] == [0, 5]
     assert (tmp_path / "run" / "samples" / "epoch_0001").is_dir()
 
 

@@ -28,7 +28,8 @@ MARKERS = "osD^vP"
 
 def draw(found: Labelled, out: Path, seed: int = 0) -> list[Path]:
     """Write embeddings_pca.png, embeddings_tsne.png, embeddings_umap.png (where umap-learn is installed) and, with two
-    labels or more, embeddings_cosines.png and embeddings_labels.png into `out`, and return their paths.
+    labels or more, embeddings_cosines.png and embeddings_labels.png into `out`, and return their paths. Embeddings that
+    are all the same have a place in the PCA alone.
     """
     rng = np.random.default_rng(seed)
     usable = np.flatnonzero(np.isfinite(found.embeddings).all(axis=1) & found.embeddings.any(axis=1))
@@ -37,8 +38,10 @@ def draw(found: Labelled, out: Path, seed: int = 0) -> list[Path]:
     labels = np.full(total, "") if found.labels is None else found.labels[usable]
     few = np.sort(rng.choice(total, min(total, MOST_POINTS), replace=False))
     written = [_map(out, "pca", *_pca(embeddings, few), labels[few], total)]
-    written.append(_map(out, "tsne", _tsne(embeddings[few], seed), ("t-SNE 1", "t-SNE 2"), labels[few], total))
-    if importlib.util.find_spec("umap") is not None:
+    spread = np.ptp(embeddings[few], axis=0).any()  # t-SNE's start divides by it: with none the process dies
+    if spread:
+        written.append(_map(out, "tsne", _tsne(embeddings[few], seed), ("t-SNE 1", "t-SNE 2"), labels[few], total))
+    if spread and importlib.util.find_spec("umap") is not None:
         written.append(_map(out, "umap", _umap(embeddings[few], seed), ("UMAP 1", "UMAP 2"), labels[few], total))
     if len(set(labels)) > 1:
         names, codes = np.unique(labels, return_inverse=True)

@@ -52,7 +52,9 @@ def read_embeddings(source: str | Path, labels: str | Path | None = None, label_
     try:
         read = _READERS[path.suffix](path, label_column)
     except UNREADABLE as error:
-        raise UserError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from None
+        # NumPy takes whatever it doesn't know for a pickle, and would have it loaded "unsafely".
+        reason = "no array, or pickled objects, which are never loaded" if "pickle" in str(error) else error
+        raise UserError(f"{path} cannot be read as {path.suffix[1:]}: {reason}") from None
     found = Labelled(*read, str(path))
     if labels is not None:
         found = Labelled(found.embeddings, _read_labels(Path(labels)), str(path))

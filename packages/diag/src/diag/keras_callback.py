@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from diag.finding import Verdict
+from diag.keras_loop import norms, to_host
 from diag.loop_report import judge_records, publish, read_history
 from diag.thresholds import Thresholds, load_thresholds
 from trainworks.console import NonFinite, warn
@@ -68,19 +69,12 @@ class DiagnosticsCallback(keras.callbacks.Callback):
             raise NonFinite(f"stopped at step {self._step}: {health.findings[0].summary}")
 
     def _norms(self) -> dict[str, float]:
-        """Parameter norms by layer and, with a probe, gradient norms; one transfer for all of them."""
-        layers = {layer.name: layer.trainable_variables for layer in self.model.layers if layer.trainable_variables}
-        measured = {f"param_norm/{name}": tf.linalg.global_norm(variables) for name, variables in layers.items()}
-        if self.probe is not None:
-            inputs, targets = self.probe
-            with tf.GradientTape() as tape:
-                # As in evaluation: batch statistics and dropout's random state stay as they are.
-                loss = self.model.compute_loss(inputs, targets, self.model(inputs, training=False), training=False)
-            flat = [variable.value for variables in layers.values() for variable in variables]
-            gradients = iter(tape.gradient(loss, flat))
-            for name, variables in layers.items():
-                found = [gradient for gradient in (next(gradients) for _ in variables) if gradient is not None]
-                if found:
-                    measured[f"grad_norm/{name}"] = tf.linalg.global_norm(found)
-        figures = tf.stack(list(measured.values())).numpy() if measured else ()
-        return dict(zip(measured, map(float, figures), strict=True))
+        """Parameter norms by layer and, with a probe, gradient norms."""
+        if self.probe is None:
+            return to_host(norms(self.model, None))
+        inputs, targets = self.probe
+        with tf.GradientTape() as tape:
+            # As in evaluation: batch statistics and dropout's random state stay as they are.
+            loss = self.model.compute_loss(inputs, targets, self.model(inputs, training=False), training=False)
+        gradients = tape.gradient(loss, [variable.value for variable in self.model.trainable_variables])
+        return to_host(norms(self.model, gradients))

@@ -189,7 +189,8 @@ class Names(Recipe):
     """Loss of a discriminator."""
     generator_loss: str = (
         r"(^|[/_.])(loss|err)[/_. ]?(g|gen|generator|adv|adversarial)$|^err_?g$|"
-        r"(^|[/_.])(g|gen|generator)([/_.](adv\w*|gan|total))?[/_. ]?loss$|(^|[/_.])(adv\w*|gan)[/_. ]?loss$"
+        r"(^|[/_.])(g|gen|generator)([/_.](adv\w*|gan|total))?[/_. ]?loss$|(^|[/_.])(adv\w*|gan)[/_. ]?loss$|"
+        r"(^|[/_.])adversarial$"
     )
     """Adversarial loss of the generator."""
     sign_real: str = r"signs?[/_.]real$|real[/_.]signs?$|(^|[/_.])r_t$"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diversity_finetune.data import Pair
 from diversity_finetune.decoding import Decoding
-from diversity_finetune.generate import Answers, Decoder, generate_stream
+from diversity_finetune.generate import Decoder, generate_stream
 from diversity_finetune.quality import measure
 from trainworks.files import atomic_write
 
@@ -46,14 +46,14 @@ class DiversityQualityCallback:
     """Measures sampled replies to validation messages every few epochs and appends them to a CSV file. Call it with the
     number of each epoch that ended."""
 
-    def __init__(self, trained: Answers, pairs: Sequence[Pair], log: Path, every: int, examples: int):
+    def __init__(self, decoder: Decoder, pairs: Sequence[Pair], log: Path, every: int, examples: int):
         """
         Args:
             pairs: the validation pairs, of which as many as `examples` are taken at even distances.
             log: the CSV file; its folder is made if absent.
             every: epochs between measurements.
         """
-        self._decoder = Decoder(trained)
+        self._decoder = decoder
         count = min(examples, len(pairs))
         self._pairs = [pairs[place * len(pairs) // count] for place in range(count)]
         self._log, self._every = log, every

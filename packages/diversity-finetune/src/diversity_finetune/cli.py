@@ -131,6 +131,11 @@ def train(
     threads: Threads = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
     grad_accum: Annotated[int | None, typer.Option(help="Parts that a batch is cut into.")] = None,
+    run_diagnostics: Annotated[
+        bool, typer.Option("--run-diagnostics", help="Reports by diag into RUN/diagnostics (extra diagnostics).")
+    ] = False,
+    diagnostics_interval: Annotated[int | None, typer.Option(help="Steps between reports.")] = None,
+    sample_interval: Annotated[int | None, typer.Option(help="Epochs between samples; 0: at the end alone.")] = None,
     tracker: Annotated[str, typer.Option(help="none, neptune (offline) or trackio.")] = "none",
     dry_run: Annotated[
         bool, typer.Option(help="Check the data, show the recipe and what would be written, and write nothing.")
@@ -148,6 +153,9 @@ def train(
         "grad_accum": grad_accum,
         "model.architecture": architecture,
         "training.epochs": epochs,
+        "diagnostics.enabled": run_diagnostics or None,
+        "diagnostics.interval": diagnostics_interval,
+        "diagnostics.sample_interval": sample_interval,
     }
     if resume is not None:
         given = [name for name, value in flags.items() if value is not None]
@@ -194,7 +202,8 @@ def print_dry_run(resolved: Any, data: Path, out: Path) -> None:
         found = read_data(data)
     else:  # a pipeline may plan before it makes its data
         warn(f"{data} does not exist: only the recipe was checked")
-    written = ("run.json", "metrics.jsonl", "tokenizer.json", "checkpoints/", "logs/", "plots/", FINAL_WEIGHTS)
+    folders = ("checkpoints/", "logs/", "plots/", "samples/")
+    written = ("run.json", "metrics.jsonl", "tokenizer.json", *folders, FINAL_WEIGHTS)
     plan = {
         "data": str(data),
         "pairs": {"train": len(found.train), "val": len(found.val)} if found else None,

@@ -136,6 +136,19 @@ class TrainingConfig(Recipe):
     """Validation pairs that are replied to then."""
 
 
+class DiagnosticsConfig(Recipe):
+    """What is written for people along the way; it changes nothing of the training."""
+
+    enabled: bool = False
+    """Reports by `diag` (extra diagnostics) into RUN/diagnostics."""
+    interval: int = Field(100, ge=1)
+    """Steps between reports."""
+    sample_interval: int = Field(0, ge=0)
+    """Epochs between samples (replies to validation messages); 0: at the end alone."""
+    num_samples: int = Field(10, ge=1)
+    """Replies of each set of samples."""
+
+
 class TrainRecipe(Recipe):
     """Everything that decides the outcome of `diversity-finetune train`."""
 
@@ -150,6 +163,7 @@ class TrainRecipe(Recipe):
     gan: GANConfig = GANConfig()
     diversity: DiversityConfig = DiversityConfig()
     training: TrainingConfig = TrainingConfig()
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
 
     @model_validator(mode="after")
     def _parts_are_not_empty(self) -> TrainRecipe:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import importlib.util
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from diversity_finetune.tokenizer import Tokenizer
 from trainworks.checkpoint import Checkpoints
 from trainworks.config import Resolved
 from trainworks.console import UserError, info
-from trainworks.files import sha256_file
+from trainworks.files import atomic_write, sha256_file
 from trainworks.metrics import MetricsWriter
 from trainworks.plots import plot_curves
 from trainworks.run import Run, check_free, input_record
@@ -81,6 +83,7 @@ def start_run(
         UserError: bad data, a taken name.
     """
     check_tracker(tracker)
+    check_recipe(resolved.recipe)
     if not overwrite:
         check_free(out)
     found = read_data(data.resolve())  # absolute, so that --resume works from any directory
@@ -117,7 +120,9 @@ def resume_run(path: Path, device: str, threads: int | None, tracker: str) -> Pa
     if run.record["status"] == "finished":
         info(f"{path} is finished already")
         return path
+    recipe = TrainRecipe.model_validate(run.config)
     check_tracker(tracker)
+    check_recipe(recipe)
     for record in run.record["inputs"]:
         if not Path(record["path"]).is_file() or sha256_file(record["path"]) != record["sha256"]:
             raise UserError(f"{record['path']} is not the file that {path} was begun with (SHA-256 differs)")
@@ -127,21 +132,38 @@ def resume_run(path: Path, device: str, threads: int | None, tracker: str) -> Pa
     set_up(environment["device"] if device == "auto" else device, threads or environment["threads"])
     with Run.resume(path, tool=TOOL) as resumed:
         found.tokenizer.save(path / TOKENIZER_JSON)  # the kill may have come before it was there
-        _fit(resumed, TrainRecipe.model_validate(run.config), found, tracker)
+        _fit(resumed, recipe, found, tracker)
     return path
 
 
+def check_recipe(recipe: TrainRecipe) -> None:
+    """Refuse what is not installed before anything is written."""
+    if recipe.diagnostics.enabled and importlib.util.find_spec("diag") is None:
+        raise UserError("--run-diagnostics needs an extra: pip install 'diversity-finetune[diagnostics]'")
+
+
 def _fit(run: Run, recipe: TrainRecipe, data: Data, tracker: str) -> None:
-    from diversity_finetune.train import MONITOR, TOP_EPOCHS, Trainer, fit
+    from diversity_finetune.generate import Decoder
+    from diversity_finetune.train import fit
+    from diversity_finetune.trainer import MONITOR, TOP_EPOCHS, Trainer
     from trainworks import keras as core
 
     steps = recipe.training.epochs * -(-len(data.train) // recipe.training.batch_size)
     trainer = Trainer(recipe, data.tokenizer.size, steps)
     checkpoints = Checkpoints(run.checkpoints_path, top_k=TOP_EPOCHS, monitor=MONITOR)
     trained = Trained(trainer.averaged, data.tokenizer, recipe, run.path)
+    decoder, every = Decoder(trained), recipe.diagnostics.sample_interval
+    samples, shown = run.path / "samples", data.val_pairs[: recipe.diagnostics.num_samples]
+    quality = quality_callback(decoder, recipe, data, run)
+
+    def measure(epoch: int) -> Mapping[str, float]:
+        if every and epoch % every == 0:
+            write_samples(decoder, shown, samples / f"epoch_{epoch:04d}")
+        return quality(epoch)
+
     with MetricsWriter(run.metrics_path) as metrics, StopFlag() as stop, open_sink(tracker, run) as sink:
-        measure = quality_callback(trained, data, run)
-        ended = fit(trainer, data.train, data.val, checkpoints, metrics, sink, stop, measure)
+        ended = fit(trainer, data.train, data.val, checkpoints, metrics, sink, stop, measure, run.path / "diagnostics")
+    write_samples(decoder, shown, samples / "final")
     core.save_weights(run.path / FINAL_WEIGHTS, trainer.averaged)
     plot_curves(run.metrics_path, run.path / "plots", CURVES)
     info(f"best epoch {ended.best_epoch}: valid loss {ended.best[0]:.4f}")
@@ -209,10 +231,20 @@ def set_up(device: str, threads: int | None) -> tuple[str, int]:
     return core.resolve_device(device), core.set_threads(threads)
 
 
-def quality_callback(trained: Trained, data: Data, run: Run) -> Callable[[int], Mapping[str, float]]:
+def quality_callback(decoder: Any, recipe: TrainRecipe, data: Data, run: Run) -> Callable[[int], Mapping[str, float]]:
     """What measures the quality of validation replies every few epochs."""
     from diversity_finetune.callbacks import DiversityQualityCallback
 
-    training = trained.recipe.training
-    log = run.path / "logs" / "diversity_quality_log.csv"
-    return DiversityQualityCallback(trained, data.val_pairs, log, training.quality_every, training.quality_examples)
+    log, training = run.path / "logs" / "diversity_quality_log.csv", recipe.training
+    return DiversityQualityCallback(decoder, data.val_pairs, log, training.quality_every, training.quality_examples)
+
+
+def write_samples(decoder: Any, pairs: Sequence[Pair], folder: Path) -> None:
+    """Publish `folder`/replies.jsonl: the pairs, each with the model's reply as "response"."""
+    from diversity_finetune.decoding import Decoding
+    from diversity_finetune.generate import generate_stream
+
+    replies = generate_stream(decoder, pairs, Decoding())
+    rows = [{**asdict(pair), "response": reply.text} for pair, reply in zip(pairs, replies, strict=True)]
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / "replies.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

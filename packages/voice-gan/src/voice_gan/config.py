@@ -174,7 +174,8 @@ class TrainingConfig(Recipe):
     warm_up: float = Field(0.8, ge=0, le=1)
     """Share of all steps before the discriminators start; a step with them costs several times as much."""
     learning_rate: float = Field(1e-3, gt=0)
-    """Peak step size of AdamW for all but the discriminators: linear warm-up of 100 steps, cosine decay to 5 %."""
+    """Peak step size of AdamW for all but the discriminators: linear warm-up of 100 steps (at most a tenth of all),
+    cosine decay to 5 %."""
     clip_norm: float = Field(10.0, gt=0)
     """Bound on the norm of each optimizer's gradient."""
     ema: float = Field(0.999, ge=0, lt=1)

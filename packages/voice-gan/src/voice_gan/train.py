@@ -173,8 +173,8 @@ def update_average(state: State, decay: float) -> None:
 
 
 def rate_factor(step: int, total: int) -> float:
-    """Linear warm-up, then cosine decay to FINAL_RATE."""
-    warm = min(1.0, (step + 1) / WARM_UP_STEPS)
+    """Linear warm-up over at most a tenth of all steps, then cosine decay to FINAL_RATE."""
+    warm = min(1.0, (step + 1) / min(WARM_UP_STEPS, max(1, total // 10)))
     return warm * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * step / total)))
 
 
