@@ -94,14 +94,20 @@ accept-stories *args: sync
 accept-babi TASKS *args: sync
     {{ run }} python tools/accept_babi.py {{ TASKS }} --out runs/accept-babi {{ args }}
 
-# The figures of diversity-finetune's README on STAR, three seeds, from the folder that holds star_pairs.jsonl.
+# The figures of diversity-finetune's README on STAR, three seeds of 45 minutes of one core, from star_pairs.jsonl. Two test
+# sets of the same dialogues: without the pairs that training has word for word, and with them.
 accept-replies STAR *args: sync
-    {{ run }} diversity-finetune prepare {{ STAR }} --vocabulary 3000 --length 60 \
-        --out runs/accept-replies/data --overwrite
+    for duplicates in pairs keep; do \
+        {{ run }} diversity-finetune prepare {{ STAR }} --vocabulary 3000 --length 60 --duplicates $duplicates \
+            --out runs/accept-replies/$duplicates --overwrite; \
+    done
     for seed in 0 1 2; do \
-        {{ run }} diversity-finetune train runs/accept-replies/data --seed $seed \
-            --epochs 8 --set training.learning_rate=0.003 --out runs/accept-replies/seed_$seed --overwrite {{ args }}; \
-        {{ run }} diversity-finetune evaluate runs/accept-replies/seed_$seed runs/accept-replies/data/test.jsonl; \
+        {{ run }} diversity-finetune train runs/accept-replies/pairs --seed $seed --threads 1 \
+            --out runs/accept-replies/seed_$seed --overwrite {{ args }}; \
+        for duplicates in pairs keep; do \
+            {{ run }} diversity-finetune evaluate runs/accept-replies/seed_$seed runs/accept-replies/$duplicates/test.jsonl \
+                --out runs/accept-replies/seed_$seed/reports/$duplicates; \
+        done; \
     done
 
 # What each part of diversity-finetune does, three seeds: DATA is what diversity-finetune prepare made.

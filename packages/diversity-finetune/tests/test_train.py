@@ -88,7 +88,8 @@ def test_a_run_has_what_the_contract_asks_for(run):
 def test_the_step_size_holds_and_then_falls_to_nothing(run):
     epochs = [line for line in records(run) if "valid/loss" in line]
     steps = epochs[0]["step"]
-    expected = [2e-3, 2e-3 * (steps + 1) / (1.5 * steps), 2e-3 / (1.5 * steps)]
+    decay = 0.3 * 3 * steps
+    expected = [3e-3, 3e-3, 3e-3 / decay]
     assert [line["train/learning_rate"] for line in epochs] == pytest.approx(expected)
 
 

@@ -109,21 +109,21 @@ class DiversityConfig(Recipe):
 class TrainingConfig(Recipe):
     """The loop."""
 
-    epochs: int = Field(12, ge=1)
+    epochs: int = Field(10, ge=1)
     """Passes over the training pairs, at most."""
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(64, ge=1)
     """Pairs a step."""
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
     """First step size of Adam."""
     clip_norm: float = Field(1.0, gt=0)
     """Bound on the norm of the gradient."""
-    average: float = Field(0.995, ge=0, lt=1)
+    average: float = Field(0.998, ge=0, lt=1)
     """Momentum of the moving average of the weights that is evaluated and kept; 0 keeps the weights themselves."""
     plateau_factor: float = Field(0.5, gt=0, lt=1)
     """What the step size is multiplied by when the validation loss stops falling."""
     plateau_patience: int = Field(5, ge=1)
     """Epochs without a better validation loss until then."""
-    decay_share: float = Field(0.5, ge=0, le=1)
+    decay_share: float = Field(0.3, ge=0, le=1)
     """Share of all steps, the last ones, over which the step size goes linearly to 0 (Hägele et al. 2024, section 3);
     0 leaves it to the plateau alone."""
     patience: int = Field(15, ge=1)
@@ -180,6 +180,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": {},
     "full": {
         "model": {"encoder": 512, "decoder": 512, "latent": 256, "dropout": 0.3, "tied": False},
-        "training": {"epochs": 60, "learning_rate": 1e-3},
+        "training": {"epochs": 60, "batch_size": 128, "learning_rate": 1e-3},
     },
 }
