@@ -168,6 +168,28 @@ def test_a_tool_that_fails_or_is_not_there_is_one_line(run: Path):
         make_samples(run / "none")
 
 
+def test_a_conversion_that_keeps_the_old_voice_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sounds = {"original": 120.0, "reconstruction": 120.0, "voice_of_p2": 240.0, "converted_to_p2": 125.0}
+    for folder, converted in (("kept", 125.0), ("changed", 235.0)):
+        (tmp_path / folder).mkdir()
+        for name, hertz in {**sounds, "converted_to_p2": converted}.items():
+            soundfile.write(tmp_path / folder / f"{name}.wav", voice(hertz), RATE)
+
+    def pitch_as_voice(samples: np.ndarray, rate: int) -> np.ndarray:
+        angle = np.nanmedian(f0(samples, rate)) / 200
+        return np.array([np.cos(angle), np.sin(angle)])
+
+    monkeypatch.setattr("diag.samples.speaker_embedding", pitch_as_voice)
+    result = make_samples(tmp_path)
+    assert [(found["where"], found["name"]) for found in result["findings"]] == [
+        ("kept/converted_to_p2.wav", "conversion")
+    ]
+    changed = result["samples"]["changed"]["sounds"]
+    assert changed["converted_to_p2.wav"]["speaker"]["similarity_target"] > 0.99
+    assert changed["reconstruction.wav"]["speaker"] == {"similarity_source": pytest.approx(1)}
+    assert "against_original" not in changed["voice_of_p2.wav"]  # it says something else
+
+
 def test_rows_and_texts_get_a_page_too(tmp_path: Path):
     (tmp_path / "rows.csv").write_text("city,n\n<script>,1\nBern,2\n")
     (tmp_path / "replies.jsonl").write_text('{"reply": "hello"}\nnot json\n')

@@ -5,6 +5,7 @@ Legend: n samples, t frames, f FFT bins, m mel bands. A sound is [n] float in -1
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import io
 from pathlib import Path
@@ -254,6 +255,21 @@ def _pesq(reference: np.ndarray, samples: np.ndarray, rate: int) -> float | None
         return float(pesq(16_000, resampled(reference, rate, 16_000), resampled(samples, rate, 16_000), "wb"))
     except PesqError:
         return None
+
+
+def speaker_embedding(samples: np.ndarray, rate: int) -> np.ndarray | None:
+    """The voice as GE2E (Wan et al. 2018) hears it, [256] of length 1, by the package resemblyzer; None where that or
+    what it needs is not installed."""
+    if any(importlib.util.find_spec(name) is None for name in ("resemblyzer", "librosa", "webrtcvad")):
+        return None
+    return np.asarray(_speaker_encoder().embed_utterance(resampled(samples, rate, 16_000)))
+
+
+@functools.cache
+def _speaker_encoder() -> Any:
+    from resemblyzer import VoiceEncoder
+
+    return VoiceEncoder("cpu", verbose=False)
 
 
 def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Samples of a run: ask the tool that wrote it to make some, measure them, and lay them out on a page.
 
-A tool's samples are folders of `original.wav`, `reconstruction.wav`, `converted_to_<speaker>.wav` (any of them) and
-`metadata.json`; or rows and texts on its standard output.
+A tool's samples are folders of `original.wav`, `reconstruction.wav`, `converted_to_<speaker>.wav` and
+`voice_of_<speaker>.wav`, that speaker's own with other words (any of them), and `metadata.json`; or rows and texts on its
+standard output.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from diag.audio import against, draw_spectrogram, measure, read_sound, resampled
+from diag.audio import against, draw_spectrogram, measure, read_sound, resampled, speaker_embedding
 from diag.compare import cell, table
 from diag.extras import require
 from diag.page import Section, render
@@ -55,7 +56,7 @@ FOLDERS = Asking(("samples", "{run}", "--num-samples", "{count}", "--out", "{out
 DISTANT = 1.0
 """Log-mel distance of a reconstruction that is worth a warning: VCTK speech has .5 under white noise at 30 dB, 1.7 at
 10 dB, 2.3 with its upper three quarters of the band gone."""
-REFERENCE = "original"
+REFERENCE, CONVERTED, VOICE = "original", "converted_to_", "voice_of_"
 
 
 def make_samples(source: str | Path, *, num_samples: int = 10, out: Path | None = None) -> dict[str, Any]:
@@ -160,7 +161,10 @@ def _measured(folder: Path, bar: Bar) -> dict[str, Any]:
     reference = next((path for path in sounds if path.stem == REFERENCE), None)
     original = None if reference is None else _heard(reference)
     for path in sounds:
-        found[path.name] = measure_sound(path, None if path == reference else original)
+        other_words = path == reference or path.stem.startswith(VOICE)
+        found[path.name] = measure_sound(path, None if other_words else original)
+    for name, told in speaker_similarities([path for path in sounds if "problem" not in found[path.name]]).items():
+        found[name]["speaker"] = told
     if sounds:
         write_json(folder / "measures.json", {"sounds": found})
     bar.advance()
@@ -192,10 +196,33 @@ def measure_sound(path: Path, original: Any) -> dict[str, Any]:
     draw_spectrogram(path.with_suffix(".png"), samples, rate)
     if original is not None:
         beside = against(original[0], resampled(samples, rate, original[1]), original[1])
-        if path.stem.startswith("converted"):
+        if path.stem.startswith(CONVERTED):
             beside = {key: beside[key] for key in ("f0_correlation", "voicing_error", "length_ratio")}
         found["against_original"] = beside
     return found
+
+
+def speaker_similarities(sounds: Sequence[Path]) -> dict[str, dict[str, float]]:
+    """How alike the voices of a folder are, by file; nothing where no speaker encoder is installed.
+
+    The cosine of a sound's speaker embedding with that of the original is `similarity_source`; of a conversion, that
+    with the voice it was to get is `similarity_target`. GE2E's cosines of two strangers are .5 and more: compare the
+    two.
+    """
+    by_stem = {path.stem: path for path in sounds}
+    if REFERENCE not in by_stem or len(by_stem) == 1:
+        return {}
+    heard = {stem: speaker_embedding(*read_sound(path)) for stem, path in by_stem.items()}
+    voices = {stem: embedding for stem, embedding in heard.items() if embedding is not None}
+    told: dict[str, dict[str, float]] = {}
+    for stem, voice in voices.items():
+        if stem == REFERENCE or stem.startswith(VOICE):
+            continue
+        told[by_stem[stem].name] = {"similarity_source": float(voice @ voices[REFERENCE])}
+        target = voices.get(VOICE + stem.removeprefix(CONVERTED))
+        if target is not None:
+            told[by_stem[stem].name]["similarity_target"] = float(voice @ target)
+    return told
 
 
 def findings(measured: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -211,7 +238,8 @@ def findings(measured: Mapping[str, Any]) -> list[dict[str, str]]:
 def _problems(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if "problem" in figures:
         return [("unusable", "critical", figures["problem"])]
-    beside = figures.get("against_original", {})
+    beside, voice = figures.get("against_original", {}), figures.get("speaker", {})
+    source, target = voice.get("similarity_source"), voice.get("similarity_target")
     looked = (
         ("clipping", figures["clipped"] > 1e-3, f"{figures['clipped']:.2%} of the samples are at full scale"),
         ("direct current", abs(figures["dc"]) > 0.1, f"the mean is {figures['dc']:.2f} of the level"),
@@ -220,6 +248,11 @@ def _problems(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             "length",
             abs(beside.get("length_ratio", 1) - 1) > 0.05,
             f"{beside.get('length_ratio', 1):.2f} times the original",
+        ),
+        (
+            "conversion",
+            target is not None and target < source,
+            f"the voice is nearer to the original's ({source or 0:.2f}) than to the target's ({target or 0:.2f})",
         ),
         ("distance", beside.get("mel_distance", 0) > DISTANT, f"log-mel distance {beside.get('mel_distance', 0):.2f}"),
     )
@@ -251,11 +284,12 @@ def _page(name: str, out: Path, result: Mapping[str, Any]) -> str:
 
 def console_text(result: Mapping[str, Any]) -> str:
     """The measures for a terminal."""
-    columns = ("seconds", "mel_distance", "stoi", "pesq", "f0_correlation", "clipped", "silence", "problem")
+    beside = ("mel_distance", "stoi", "pesq", "f0_correlation", "similarity_source", "similarity_target")
+    columns = ("seconds", *beside, "clipped", "silence", "problem")
     rows = []
     for sample, told in result["samples"].items():
         for file, figures in told["sounds"].items():
-            flat = {**figures, **figures.get("against_original", {})}
+            flat = {**figures, **figures.get("against_original", {}), **figures.get("speaker", {})}
             rows.append((file if sample == "." else f"{sample}/{file}", [flat.get(column) for column in columns]))
     parts = [table("sound", [column.replace("_", " ") for column in columns], rows)]
     parts += [f"{found['level'].upper()} {found['where']}: {found['summary']}" for found in result["findings"]]
