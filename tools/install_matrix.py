@@ -84,7 +84,8 @@ TOOLS = (
         "adapter-stage1",
         ("tensorflow", "keras"),
         (
-            "adapter-stage1 train --data builtin:facts --preset small --set training.examples=16 --set training.valid_questions=1 --out run",
+            "adapter-stage1 train --data builtin:facts --preset small --out run "
+            "--set training.examples=16 --set training.valid_questions=1",
             "adapter-stage1 evaluate run --data builtin:facts-test --questions 2 --rung adapter",
         ),
         ("smollm2",),

@@ -149,17 +149,19 @@ def test_validation_is_cheap_figures_of_the_model(finished: Path, data: Path):
 
 def test_samples_are_what_diag_reads(finished: Path, tmp_path: Path):
     out = samples_run(finished, out=tmp_path / "samples", num_samples=2, threads=1)
-    folders = sorted(out.iterdir())
-    assert [folder.name for folder in folders] == ["sample_000", "sample_001"]
-    for folder in folders:
-        told = json.loads((folder / "metadata.json").read_text())
-        target = told["converted_to"]["speaker"]
-        assert target != told["speaker"]
-        for name in ("original", "reconstruction", f"converted_to_{target}"):
-            samples, rate = soundfile.read(folder / f"{name}.wav")
-            assert (len(samples) / rate, rate) == (told["seconds"], 16_000)
-            assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert len({json.loads((folder / "metadata.json").read_text())["speaker"] for folder in folders}) == 2
+    told = {folder.name: json.loads((folder / "metadata.json").read_text()) for folder in sorted(out.iterdir())}
+    assert list(told) == ["long_form", "many_voices", "sample_000", "sample_001"]
+    for folder, metadata in told.items():
+        targets = [target["speaker"] for target in metadata["converted_to"]]
+        assert len(targets) == (3 if folder == "many_voices" else 1)
+        assert metadata["speaker"] not in targets
+        for name in ("original", "reconstruction", *(f"converted_to_{target}" for target in targets)):
+            samples, rate = soundfile.read(out / folder / f"{name}.wav")
+            assert (len(samples) / rate, rate) == (metadata["seconds"], 16_000)
+            assert (out / folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert all((out / folder / f"voice_of_{target}.wav").is_file() for target in targets)
+    assert told["sample_000"]["speaker"] != told["sample_001"]["speaker"]
+    assert len(told["long_form"]["utterance"].split(" + ")) == 2  # all that the speaker with the most to say has here
 
 
 def test_speakers_take_turns_in_samples(data: Path):

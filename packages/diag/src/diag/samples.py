@@ -1,8 +1,8 @@
 """Samples of a run: ask the tool that wrote it to make some, measure them, and lay them out on a page.
 
 A tool's samples are folders of `original.wav`, `reconstruction.wav`, `converted_to_<speaker>.wav` and
-`voice_of_<speaker>.wav`, that speaker's own with other words (any of them), and `metadata.json`; or rows and texts on its
-standard output.
+`voice_of_<speaker>.wav`, that speaker's own with other words (any of them), and `metadata.json`; or rows and texts on
+its standard output.
 """
 
 from __future__ import annotations

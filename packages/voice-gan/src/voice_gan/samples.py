@@ -8,7 +8,7 @@ from trainworks.console import UserError, info
 from trainworks.run import Run
 from voice_gan.data import Utterance, load_utterances
 from voice_gan.run import TOOL, load_trained
-from voice_gan.snapshot import write_samples
+from voice_gan.snapshot import write_long_form, write_many_voices, write_samples
 
 
 def samples_run(
@@ -22,7 +22,8 @@ def samples_run(
     threads: int | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write `num_samples` folders of samples, as `snapshot.write_samples` has them, and return where they are.
+    """Write `num_samples` folders of samples, many_voices (one content in many voices) and long_form (half a minute in
+    one voice), as `snapshot` has them, and return where they are.
 
     Args:
         path: the run.
@@ -36,6 +37,8 @@ def samples_run(
     trained = load_trained(path, checkpoint, device, threads)
     out = path / "samples" / "final" if out is None else out
     folders = write_samples(trained.model, utterances, out, num_samples, seed)
+    write_many_voices(trained.model, utterances, out / "many_voices", seed)
+    write_long_form(trained.model, utterances, out / "long_form", seed)
     if len(folders) < num_samples:
         info(f"there are {len(folders)} utterances to choose from, so that many samples")
     return out
