@@ -71,13 +71,14 @@ class Utterance:
         return self.f0(0, self.frames)
 
     def wave(self, frame: int, frames: int) -> np.ndarray:
-        """Samples of `frames` frames from `frame` on, float32."""
-        start = self.start + frame * self.hop
+        """Samples of `frames` frames from `frame` on, float32; fewer at the utterance's end, where the shard goes on
+        with another voice."""
+        start, frames = self.start + frame * self.hop, min(frames, self.frames - frame)
         return self.shard[0][start : start + frames * self.hop].astype(np.float32) / INT16
 
     def f0(self, frame: int, frames: int) -> np.ndarray:
-        """F0 of `frames` frames from `frame` on, float32."""
-        start = self.start // self.hop + frame
+        """F0 of `frames` frames from `frame` on, float32; fewer at the utterance's end."""
+        start, frames = self.start // self.hop + frame, min(frames, self.frames - frame)
         return self.shard[1][start : start + frames].astype(np.float32)
 
 
