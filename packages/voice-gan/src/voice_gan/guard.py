@@ -56,10 +56,11 @@ class Guard:
         self.norms = self.norms or {}
         average = self.norms.get(name, norm)
         exploded = self.config.enabled and norm > self.config.explosion * average
-        allowed = average if exploded else norm
-        self.norms[name] = average + (allowed - average) / self.config.window
+        # An explosion counts as far as the threshold: a norm that grew for good is believed within a window.
+        counted = min(norm, self.config.explosion * average)
+        self.norms[name] = average + (counted - average) / self.config.window
         self.interventions += exploded
-        return allowed
+        return average if exploded else norm
 
     def watch(self, accuracy: float, diversity: float) -> dict[str, float]:
         """Take in one adversarial step and decide.
