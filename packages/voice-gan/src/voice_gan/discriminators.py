@@ -43,7 +43,7 @@ class PeriodDiscriminator(nn.Module):
 
 
 class ResolutionDiscriminator(nn.Module):
-    """Convolutions over a magnitude spectrogram (Jang et al. 2021)."""
+    """Convolutions over a magnitude spectrogram, whose strides shorten time (Jang et al. 2021)."""
 
     def __init__(self, resolution: tuple[int, int, int], channels: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class ResolutionDiscriminator(nn.Module):
 
     def forward(self, wave_BT: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, T) to logits (B, N) and features."""
-        x = self.magnitude(wave_BT).transpose(1, 2).unsqueeze(1)
+        x = self.magnitude(wave_BT).unsqueeze(1)
         features = []
         for convolution in self.convolutions:
             x = F.leaky_relu(convolution(x), 0.2)
