@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ class ContentEncoder(nn.Module):
     The input's statistics over time are the only ones, so that a long recording can be encoded piece by piece.
     """
 
-    def __init__(self, mels: int, config: ContentConfig) -> None:
+    def __init__(self, mels: int, config: ContentConfig, commitment: float) -> None:
         super().__init__()
         self.config = config
         self.embed = nn.Conv1d(mels, config.dim, 7, padding=3)
@@ -42,7 +43,9 @@ class ContentEncoder(nn.Module):
         )
         self.final_norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.out = nn.Linear(config.dim, config.bottleneck)
-        self.codebook = VectorQuantiser(config.codes, config.bottleneck) if config.quantiser == "vq" else None
+        self.codebook = (
+            VectorQuantiser(config.codes, config.bottleneck, commitment) if config.quantiser == "vq" else None
+        )
 
     def forward(self, mel_BMF: Tensor, statistics: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, F) content and the quantiser's loss, a scalar, 0 without one.
@@ -68,15 +71,16 @@ class ContentEncoder(nn.Module):
 class VectorQuantiser(nn.Module):
     """The nearest code for each frame, gradients straight through (van den Oord et al. 2017, equations 1 to 3)."""
 
-    def __init__(self, codes: int, dim: int) -> None:
+    def __init__(self, codes: int, dim: int, commitment: float = 0.25) -> None:
         super().__init__()
+        self.commitment = commitment
         self.weight = nn.Parameter(torch.randn(codes, dim))
 
-    def forward(self, z_BFC: Tensor, commitment: float = 0.25) -> tuple[Tensor, Tensor]:
+    def forward(self, z_BFC: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (B, F, C) and the loss that draws codes to content and, `commitment` times, content to codes."""
         nearest = torch.cdist(z_BFC.detach().flatten(0, 1), self.weight.detach()).argmin(1)
         code_BFC = self.weight[nearest].view_as(z_BFC)
-        loss = F.mse_loss(code_BFC, z_BFC.detach()) + commitment * F.mse_loss(z_BFC, code_BFC.detach())
+        loss = F.mse_loss(code_BFC, z_BFC.detach()) + self.commitment * F.mse_loss(z_BFC, code_BFC.detach())
         return z_BFC + (code_BFC - z_BFC).detach(), loss
 
 
@@ -150,6 +154,12 @@ class Ge2e(nn.Module):
         self.linear = nn.Linear(256, 256)
         weights = torch.load(ge2e_weights(), map_location="cpu", weights_only=True)["model_state"]
         self.load_state_dict({name: weights[name] for name in self.state_dict()})
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but for the LSTM, which has no dropout: cuDNN goes backward in training mode alone."""
+        super().train(mode)
+        self.lstm.train()
+        return self
 
     def forward(self, wave_BT: Tensor) -> Tensor:
         """(B, T) sound to (B, 256) embeddings of norm 1, all numbers positive."""

@@ -31,7 +31,7 @@ class VoiceModel(nn.Module):
         super().__init__()
         self.audio = recipe.audio
         config = recipe.model
-        self.content = ContentEncoder(recipe.audio.mels, config.content)
+        self.content = ContentEncoder(recipe.audio.mels, config.content, recipe.losses.commitment)
         self.speaker: nn.Module
         if config.speaker.kind == "own":
             self.speaker, self.speaker_dim = SpeakerEncoder(recipe.audio, config.speaker), config.speaker.dim
