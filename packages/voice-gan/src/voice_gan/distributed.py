@@ -23,7 +23,7 @@ PATIENCE = timedelta(minutes=10)
 """How long a process waits for the others before it takes them for dead."""
 
 
-class LostProcess(Exception):
+class LostProcess(UserError):
     """Another process of the job died or hangs."""
 
 
@@ -95,7 +95,8 @@ class Team:
         try:
             collective()
         except RuntimeError as error:  # gloo and NCCL say it in many ways
-            raise LostProcess(str(error).partition("\n")[0]) from None
+            reason = str(error).partition("\n")[0]
+            raise LostProcess(f"another process of the job died or hangs ({reason})") from None
 
 
 @contextmanager

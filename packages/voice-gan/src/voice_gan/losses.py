@@ -1,10 +1,11 @@
 """Objectives as pure functions; only `SpectralLoss` holds its resolutions.
 
-Shape legend: B batch, T samples, D speaker embedding, N negatives.
+Shape legend: B batch, R rows of fake sound, T samples, D speaker embedding, N negatives or logits.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -66,19 +67,27 @@ def contrastive_loss(
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
-def discriminator_loss(kind: str, real: list[Tensor], fake: list[Tensor]) -> Tensor:
-    """Hinge: relu(1 - D(real)) + relu(1 + D(fake)); lsgan: (D(real) - 1)^2 + D(fake)^2; averaged over parts."""
+def discriminator_loss(kind: str, real: list[Tensor], fake: list[Tensor], weight_R: Tensor | None = None) -> Tensor:
+    """Hinge: relu(1 - D(real)) + relu(1 + D(fake)); lsgan: (D(real) - 1)^2 + D(fake)^2; averaged over parts.
+
+    Args:
+        weight_R: of each row of fake sound; None is a mean over rows.
+    """
     if kind == "hinge":
-        each = [F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)]
+        each = [F.relu(1 - r).mean() + over_rows(F.relu(1 + f), weight_R) for r, f in zip(real, fake, strict=True)]
     else:
-        each = [(r - 1).square().mean() + f.square().mean() for r, f in zip(real, fake, strict=True)]
+        each = [(r - 1).square().mean() + over_rows(f.square(), weight_R) for r, f in zip(real, fake, strict=True)]
     return torch.stack(each).mean()
 
 
-def adversarial_loss(kind: str, fake: list[Tensor]) -> Tensor:
-    """The generator's side. Hinge: -D(fake); lsgan: (D(fake) - 1)^2; averaged over parts."""
-    each = [-f.mean() if kind == "hinge" else (f - 1).square().mean() for f in fake]
-    return torch.stack(each).mean()
+def adversarial_loss(kind: str, fake: list[Tensor], weight_R: Tensor | None = None) -> Tensor:
+    """The generator's side. Hinge: -D(fake); lsgan: (D(fake) - 1)^2; averaged over parts, rows weighed as above."""
+    return torch.stack([over_rows(-f if kind == "hinge" else (f - 1).square(), weight_R) for f in fake]).mean()
+
+
+def over_rows(values_RN: Tensor, weight_R: Tensor | None) -> Tensor:
+    """The mean over all, or the weighted sum of the means over each row."""
+    return values_RN.mean() if weight_R is None else values_RN.mean(1) @ weight_R
 
 
 def accuracy(kind: str, real: list[Tensor], fake: list[Tensor]) -> Tensor:
@@ -108,11 +117,15 @@ def gradient_penalty(
 ) -> Tensor:
     """R1 (Mescheder et al. 2018, equation 9): half the squared norm of D's gradient at real sound. WGAN-GP (Gulrajani
     et al. 2017, equation 3): squared distance of that norm from 1 at `mix_B1` real + (1 - `mix_B1`) fake. Averaged
-    over the batch; D is the mean over parts of the mean logit."""
+    over the batch.
+
+    D is the mean over parts of the sum of a part's N logits over sqrt(N): the squared norm is then about that of one
+    logit's gradient, where that of their mean would be N times smaller, since each logit hears another stretch.
+    """
     point = real_BT if kind == "r1" else mix_B1 * real_BT + (1 - mix_B1) * fake_BT
     point = point.detach().requires_grad_(True)
     logits, _ = discriminators(point)
-    scores_B = torch.stack([part.mean(1) for part in logits]).mean(0)
+    scores_B = torch.stack([part.sum(1) / math.sqrt(part.shape[1]) for part in logits]).mean(0)
     (gradient_BT,) = torch.autograd.grad(scores_B.sum(), point, create_graph=True)
     if kind == "r1":
         return 0.5 * gradient_BT.square().sum(1).mean()
@@ -126,6 +139,9 @@ def content_distance(content_BCF: Tensor, source_BCF: Tensor) -> Tensor:
 
 def diversity_ratio(made_BMF: Tensor, real_BMF: Tensor) -> Tensor:
     """How much outputs differ from each other, over how much real ones do: the mean distance of each log-mel from the
-    next one of the batch. Near 0 when everything comes out alike; a scalar."""
+    next one of the batch. Near 0 when everything comes out alike, 1 for a batch of one row, which tells nothing; a
+    scalar."""
+    if len(made_BMF) == 1:
+        return made_BMF.new_ones(())
     distance = [(mel - mel.roll(1, 0)).abs().mean() for mel in (made_BMF, real_BMF)]
     return distance[0] / distance[1].clamp(min=1e-6)

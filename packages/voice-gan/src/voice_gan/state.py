@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -58,6 +59,11 @@ class Loop:
         if self.recipe.losses.lambda_adv == 0:
             return self.total_steps + 1
         return round(self.recipe.training.warm_up * self.total_steps)
+
+    @property
+    def num_converted(self) -> int:
+        """Rows of a step's batch, over all processes, that are converted."""
+        return math.floor(self.recipe.data.batch_size * self.recipe.losses.conversion_share)
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         if self.metrics is not None and self.sink is not None:

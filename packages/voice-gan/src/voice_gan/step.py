@@ -38,6 +38,13 @@ from voice_gan.losses import (
 from voice_gan.state import Loop, State, frozen
 
 Values = dict[str, Tensor]
+OF_CONVERSION = (
+    "train/conversion_contrastive_loss",
+    "train/content_loss",
+    "similarity/converted_to_target",
+    "similarity/converted_to_source",
+)
+"""What `convert` tells; a process or part without a row to convert adds 0 to each."""
 
 
 @dataclass(frozen=True)
@@ -134,13 +141,17 @@ def backward(loop: Loop, state: State, part: Part, share: float, conversion_shar
     if model.content.codebook is not None:
         values["train/quantiser_loss"] = share * quantiser_loss
         loss = loss + share * quantiser_loss
+    fake_RT = made_BT
+    if loop.num_converted:
+        values |= dict.fromkeys(OF_CONVERSION, loss.new_zeros(()))
     if len(part.converted_B):
-        clean_BCF, voices_BD = content_BCF[part.converted_B], voice_BD[part.converted_B]
-        more, terms = convert(loop, state, part.converted(), clean_BCF, voices_BD)
+        chosen = part.converted_B
+        converted_CT, more, terms = convert(loop, state, part.converted(), content_BCF[chosen], key_BD[chosen])
+        fake_RT = torch.cat([made_BT, converted_CT])
         loss = loss + conversion_share * more
         values |= {name: conversion_share * value for name, value in terms.items()}
     if adversarial:
-        more, terms = play(loop, state, part, made_BT, share)
+        more, terms = play(loop, state, part, fake_RT, share, conversion_share)
         loss = loss + more
         values |= terms
         values["train/diversity"] = share * diversity_ratio(log_mel(made_BT.detach(), loop.recipe.audio), mel_BMF)
@@ -148,12 +159,17 @@ def backward(loop: Loop, state: State, part: Part, share: float, conversion_shar
     return values | {"train/loss": loss}, key_BD
 
 
-def convert(loop: Loop, state: State, part: Part, content_BCF: Tensor, source_BD: Tensor) -> tuple[Tensor, Values]:
+def convert(
+    loop: Loop, state: State, part: Part, content_BCF: Tensor, source_BD: Tensor
+) -> tuple[Tensor, Tensor, Values]:
     """Give the content other speakers' voices; what the encoders hear in it must be the content and those voices.
 
     Args:
         content_BCF: of the rows of the part.
-        source_BD: the voices that the content came from, the nearest of all negatives.
+        source_BD: keys of the voices that the content came from, which are negatives too.
+
+    Returns:
+        The converted sound (B, T), the loss and its terms.
     """
     config, model = loop.recipe.losses, state.model
     with loop.autocast():
@@ -168,7 +184,7 @@ def convert(loop: Loop, state: State, part: Part, content_BCF: Tensor, source_BD
     negatives_BND, present_BN = state.queue.negatives(
         heard_BD, part.targets_B, config.num_negatives - 1, None if config.hard_negatives else part.random_BQ
     )
-    negatives_BND = torch.cat([source_BD.detach()[:, None], negatives_BND], 1)
+    negatives_BND = torch.cat([source_BD[:, None], negatives_BND], 1)
     present_BN = F.pad(present_BN, (1, 0), value=True)
     contrast = contrastive_loss(heard_BD, target_BD, negatives_BND, present_BN, config.temperature)
     content = content_distance(again_BCF, content_BCF)
@@ -178,40 +194,55 @@ def convert(loop: Loop, state: State, part: Part, content_BCF: Tensor, source_BD
         "similarity/converted_to_target": (heard_BD * target_BD).sum(1).mean(),
         "similarity/converted_to_source": (heard_BD * source_BD).sum(1).mean(),
     }
-    return config.contrastive * contrast + config.content_consistency * content, values
+    return made_BT, config.contrastive * contrast + config.content_consistency * content, values
 
 
-def play(loop: Loop, state: State, part: Part, made_BT: Tensor, share: float) -> tuple[Tensor, Values]:
+def play(
+    loop: Loop, state: State, part: Part, fake_RT: Tensor, share: float, conversion_share: float
+) -> tuple[Tensor, Values]:
     """The adversarial game on a part: discriminator gradients are added here; the generator's loss is returned.
 
-    Both sides move at once, so that the discriminators hear the real sound only once.
+    What is rebuilt and what is converted count half each as fake; only what is rebuilt has a real sound whose features
+    it should match. Both sides move at once, so that the discriminators hear the real sound only once.
+
+    Args:
+        fake_RT: the part's rows rebuilt, and after them those that are converted.
     """
     recipe, discriminators = loop.recipe, state.discriminators
     config, guard = recipe.losses, state.guard
-    length = min(round(recipe.discriminators.segment_seconds * recipe.audio.rate), made_BT.shape[1])
-    start = int(rng(recipe.seed, "crop", state.step).integers(made_BT.shape[1] - length + 1))
-    real_BT, made_BT = (wave[:, start : start + length] for wave in (part.wave_BT, made_BT))
+    length = min(round(recipe.discriminators.segment_seconds * recipe.audio.rate), fake_RT.shape[1])
+    start = int(rng(recipe.seed, "crop", state.step).integers(fake_RT.shape[1] - length + 1))
+    real_BT, fake_RT = (wave[:, start : start + length] for wave in (part.wave_BT, fake_RT))
+    rows, converted = len(real_BT), len(fake_RT) - len(real_BT)
+    weight_R = real_BT.new_full((len(fake_RT),), (0.5 if loop.num_converted else 1.0) / rows)
+    if converted:
+        weight_R[rows:] = 0.5 * conversion_share / (share * converted)
     resting = guard.resting > 0
     with loop.autocast(), torch.set_grad_enabled(not resting):
         real, real_features = discriminators(real_BT)
-        fake, _ = discriminators(made_BT.detach())
-        loss = discriminator_loss(config.adversarial, real, fake)
+        fake, _ = discriminators(fake_RT.detach())
+        loss = discriminator_loss(config.adversarial, real, fake, weight_R)
+    rebuilt = [part[:rows] for part in fake]
     values = {
         "disc/loss": share * loss,
         "disc/real": share * torch.stack([part.mean() for part in real]).mean(),
-        "disc/fake": share * torch.stack([part.mean() for part in fake]).mean(),
-        "disc/accuracy": share * accuracy(config.adversarial, real, fake),
+        "disc/fake": share * torch.stack([part.mean() for part in rebuilt]).mean(),
+        "disc/accuracy": share * accuracy(config.adversarial, real, rebuilt),
     }
+    if loop.num_converted:
+        heard = torch.stack([part[rows:].sum() / part.shape[1] for part in fake]).mean() / max(converted, 1)
+        values["disc/converted"] = conversion_share * heard
     if not resting:
         if config.lambda_gp and state.step % config.penalty_every == 0:
-            penalty = gradient_penalty(config.penalty, discriminators, real_BT, made_BT.detach(), part.mix_B1)
+            made_BT = fake_RT[:rows].detach()
+            penalty = gradient_penalty(config.penalty, discriminators, real_BT, made_BT, part.mix_B1)
             values["disc/gradient_penalty"] = share * penalty
             loss = loss + config.lambda_gp * guard.penalty * config.penalty_every * penalty
         (share * loss).backward()
     with loop.autocast(), frozen(discriminators):
-        fake, fake_features = discriminators(made_BT)
-    fooling = adversarial_loss(config.adversarial, fake)
-    matching = feature_matching_loss(real_features, fake_features)
+        fake, fake_features = discriminators(fake_RT)
+    fooling = adversarial_loss(config.adversarial, fake, weight_R)
+    matching = feature_matching_loss(real_features, [[layer[:rows] for layer in part] for part in fake_features])
     values |= {"train/adversarial_loss": share * fooling, "train/feature_matching_loss": share * matching}
     weight = share * config.lambda_adv * guard.adversarial
     return weight * (fooling + config.feature_matching * matching), values

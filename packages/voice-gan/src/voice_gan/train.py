@@ -56,14 +56,13 @@ def fit(loop: Loop, state: State) -> dict[str, Any]:
                     found = end_epoch(loop, state)
                     metrics |= found
                     loop.log(state.step, values | report | found)
-                    publish(loop, state, metrics)
+                    publish(loop, state, found)
                 else:
                     loop.log(state.step, values | report)
     except LostProcess as error:
         publish(loop, state, {})
         raise UserError(
-            f"another process of the job died or hangs ({error}); step {state.step} is saved: start the job again with "
-            f"--resume {loop.run.path}"
+            f"{error}; step {state.step} is saved: start the job again with --resume {loop.run.path}"
         ) from None
     return metrics or loop.checkpoints.load("last")[1]["metrics"]
 
@@ -85,18 +84,20 @@ def train_step(loop: Loop, state: State, previous: Mapping[str, float]) -> tuple
     state.model.train()
 
     rows = len(batch.rows)
-    converted = math.floor(recipe.data.batch_size * recipe.losses.conversion_share) / team.world
+    converted = loop.num_converted / team.world
     sums: dict[str, Tensor] = {}
-    voices = []
+    keys = []
     for part in parts:
-        values, voice_BD = backward(
+        values, key_BD = backward(
             loop, state, part, len(part.wave_BT) / rows, len(part.converted_B) / converted if converted else 0.0
         )
-        voices.append(voice_BD)
+        keys.append(key_BD)
         for name, value in values.items():
             sums[name] = sums.get(name, 0) + value.detach()
     team.average_gradients([*state.model.parameters(), *state.probe.parameters()])
     team.average_gradients(state.discriminators.parameters())
+    # All that processes tell each other comes before the step: if one is lost, what is saved is of the step before.
+    keys_BD, speakers_B = team.gather(torch.cat(keys)), team.gather(torch.cat([part.speakers_B for part in parts]))
 
     logged = to_host(team, sums, norms(state))
     last = loop.run.checkpoints_path / "last"
@@ -107,7 +108,7 @@ def train_step(loop: Loop, state: State, previous: Mapping[str, float]) -> tuple
             )
     report = diagnose(loop, state, logged, previous)
     clip_and_step(state, recipe.training.clip_norm, logged)
-    state.queue.put(team.gather(torch.cat(voices)), team.gather(torch.cat([part.speakers_B for part in parts])))
+    state.queue.put(keys_BD, speakers_B)
     update_average(state, recipe.training.ema)
     state.step += 1
 
