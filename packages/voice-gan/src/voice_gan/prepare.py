@@ -241,9 +241,10 @@ def deal(sources: Sequence[Source], limits: Limits, seed: int) -> list[str]:
     unseen = limits.unseen
     if unseen is None:
         unseen = max(1, round(len(rich) / 10)) if len(rich) >= 4 else 0
-    if unseen and unseen > len(rich) - 1:
+    if unseen and (unseen > len(rich) - 1 or unseen > len(by_speaker) - 2):
         raise UserError(
-            f"--unseen {unseen} speakers of {len(rich)} with {MIN_SPEAKER_UTTERANCES} utterances or more leaves too few"
+            f"--unseen {unseen} speakers, of {len(by_speaker)} in all and {len(rich)} with {MIN_SPEAKER_UTTERANCES} "
+            "utterances or more, leaves too few to train on: lower it"
         )
     hidden = set(rng(seed, "unseen").permutation(rich)[:unseen].tolist())
     splits = ["train"] * len(sources)
@@ -269,6 +270,8 @@ def read_utterance(path: Path, audio: AudioConfig, limits: Limits) -> np.ndarray
     """
     import soundfile
 
+    if not path.is_file():
+        raise Unusable("there is no such file")
     try:
         header = soundfile.info(path)
     except (soundfile.LibsndfileError, OSError) as error:

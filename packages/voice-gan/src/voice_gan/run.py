@@ -185,7 +185,7 @@ def load_data(data: Path, recipe: VoiceRecipe) -> tuple[Segments, list[Utterance
         if getattr(prepared, name) != getattr(wanted, name):
             raise UserError(
                 f"{data} was prepared with audio.{name}={getattr(prepared, name)}, not {getattr(wanted, name)}: "
-                "prepare it again, or leave that as it is"
+                f"prepare it again, or give --set audio.{name}={getattr(prepared, name)}"
             )
     frames = round(recipe.data.segment_seconds * wanted.rate / wanted.hop)
     f0 = read_index(split_folder(data, "train"))["f0"]
