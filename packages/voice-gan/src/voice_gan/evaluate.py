@@ -26,6 +26,7 @@ from trainworks.console import UserError, progress
 from trainworks.files import sha256_file
 from trainworks.run import Run
 from trainworks.seeding import rng
+from voice_gan.audio import log_mel
 from voice_gan.baselines import griffin_lim
 from voice_gan.convert import convert_wave, wave_voice
 from voice_gan.data import Utterance, load_utterances
@@ -148,10 +149,11 @@ def evaluate(
         name: [] for name in ("original", "griffin-lim", "reconstruction", "unchanged", "conversion", "target")
     }
     with progress(len(utterances) + count + len(trials), "evaluating") as bar:
-        own, heard = [], []
+        own, heard, contents = [], [], []
         for utterance in utterances:
             own.append(wave_voice(model, utterance.wave_T, utterance.f0_F))
             heard.append(judge.embed(utterance.wave_T))
+            contents.append(content_summary(model, utterance.wave_T))
             bar.advance()
         voices = Voices.of(np.stack(heard), speakers)
         word_errors = _word_errors(utterances, audio.rate) if words else None
@@ -213,6 +215,7 @@ def evaluate(
         voices={
             "own": Voices.of(np.stack([voice.embedding_D.float().cpu().numpy() for voice in own]), speakers).bands(),
             "judge": voices.bands(),
+            "content": Voices.of(np.stack(contents), speakers).bands(),
         },
         speed={
             "seconds": seconds,
@@ -224,6 +227,14 @@ def evaluate(
         },
         rows=rows,
     )
+
+
+def content_summary(model: VoiceModel, wave_T: np.ndarray) -> np.ndarray:
+    """Mean and standard deviation over time of a sound's content, [2 C]. Where they part speakers, content still holds
+    the voice."""
+    wave_BT = torch.from_numpy(wave_T)[None].to(next(model.parameters()).device)
+    content_CF = model.encode_content(log_mel(wave_BT, model.audio))[0].float()
+    return torch.cat([content_CF.mean(1), content_CF.std(1)]).cpu().numpy()
 
 
 def choose_trials(speakers: Sequence[str], count: int, seed: int) -> list[Trial]:

@@ -39,7 +39,8 @@ class Report:
         judged: run, checkpoint, data, judge and settings that this is about.
         systems: by system and measure the mean, the standard deviation over utterances and their number.
         pairs: for each ordered pair of speakers the conversions, the share that succeeded and their similarities.
-        voices: how far the speakers part, by the model's own encoder and by the judge (`Voices.bands`).
+        voices: how far the speakers part, by the model's own encoder, by the judge, and by what is left of them in
+            the content (`Voices.bands`).
         speed: seconds of sound and of work, `real_time_factor` and its inverse, `times_real_time`.
         rows: by system a row an utterance.
     """
@@ -52,7 +53,8 @@ class Report:
     rows: dict[str, list[dict[str, Any]]]
 
     def figures(self) -> dict[str, float]:
-        """All of them by name: SYSTEM.MEASURE (a mean), own.MEASURE and judge.MEASURE of the voices, speed.MEASURE."""
+        """All of them by name: SYSTEM.MEASURE (a mean); own.MEASURE, judge.MEASURE and content.MEASURE of the voices;
+        speed.MEASURE."""
         named = {
             f"{system}.{measure}": found["mean"]
             for system, measures in self.systems.items()
@@ -119,6 +121,11 @@ class Report:
                 f"{bands['separation']:.3f} ({bands['band']}), equal error rate {bands['equal_error_rate']:.3f}; "
                 f"before centring {bands['raw_same']:.3f}/{bands['raw_different']:.3f}"
             )
+        left = self.voices["content"]
+        lines.append(
+            f"voice left in the content: separation {left['separation']:.3f}, equal error rate "
+            f"{left['equal_error_rate']:.3f} (0 and 0.5 would be none)"
+        )
         lines.append(
             f"conversion runs {self.speed['times_real_time']:.0f} times faster than real time "
             f"({self.speed['threads']} threads, {self.speed['device']})"
