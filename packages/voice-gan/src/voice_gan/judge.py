@@ -81,7 +81,7 @@ class Voices:
         error rate of telling the two kinds of pair apart. NaN where there are no such pairs."""
         first, second = np.triu_indices(len(self.speakers), 1)
         alike = self.speakers[first] == self.speakers[second]
-        centred, raw = (np.einsum("pd,pd->p", rows[first], rows[second]) for rows in (self.centred_ND, self.raw_ND))
+        centred, raw = ((rows @ rows.T)[first, second] for rows in (self.centred_ND, self.raw_ND))
         same, different = _mean(centred[alike]), _mean(centred[~alike])
         return {
             "same": same,
