@@ -1,5 +1,6 @@
 """One step from the inside: what discriminators judge, what processes tell each other, what a penalty weighs."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def build(data: Path, recipe_file: Path, folder: Path, team: Team, *sets: str) -
 
 @pytest.fixture
 def training(data, recipe_file, tmp_path) -> tuple[Loop, State]:
-    return build(data, recipe_file, tmp_path, Team(), "training.warm_up=0")
+    return build(data, recipe_file, tmp_path, Team(), "training.warm_up=0", "data.batch_size=4")
 
 
 def test_discriminators_judge_what_is_converted_as_well(training) -> None:
@@ -153,9 +154,9 @@ def test_discriminators_give_what_the_papers_layers_give() -> None:
             torch.testing.assert_close(found, published_mrd(part, wave, resolution), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.skipif(find_spec("resemblyzer") is None, reason="its weights are an extra; the package is not imported")
 def test_a_ge2e_that_only_judges_can_still_be_gone_back_through() -> None:
     """cuDNN's LSTM refuses a backward pass in evaluation mode, in which the average is."""
-    pytest.importorskip("resemblyzer")
     encoder = Ge2e(16_000).eval()
     assert encoder.lstm.training
     assert not encoder.training
