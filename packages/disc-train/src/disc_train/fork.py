@@ -22,7 +22,7 @@ from trainworks.files import write_json
 from trainworks.run import Run
 
 WARM = "warm"
-OWN = shutil.ignore_patterns("run.json", ".lock", "plots", "diagnostics", "checkpoints", "*.tmp")
+OWN = shutil.ignore_patterns("run.json", ".lock", "plots", "diagnostics", "reports", "checkpoints", "*.tmp")
 """What a fork doesn't take over from its base as it stands."""
 
 
