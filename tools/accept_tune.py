@@ -230,7 +230,7 @@ def draw_curves(searches: dict[str, Any], path: Path) -> None:
         axes.step(range(1, len(middle) + 1), middle, where="post", color=color, linewidth=2.5, label=method)
     axes.axhline(0, color="0.3", linewidth=0.8)
     axes.set_xlabel("trial")
-    axes.set_ylabel("best validation AUC so far, above random's best in the end")
+    axes.set_ylabel("best AUC so far - random's best of all")
     axes.legend()
     figure.savefig(path, dpi=120)
 
@@ -244,6 +244,10 @@ def compare_weights(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]
             for name, file in files.items():
                 found[name].append(json.loads(file.read_text()))
     return found
+
+
+def count(trials: float) -> str:
+    return f"{trials:g}" if math.isfinite(trials) else "never"
 
 
 def markdown(times: dict[str, Any], searches: dict[str, Any], whole: dict[str, list[dict[str, Any]]]) -> str:
@@ -260,12 +264,15 @@ def markdown(times: dict[str, Any], searches: dict[str, Any], whole: dict[str, l
         lines.append("| --- |" + " ---: |" * 5)
         for seed, by in searches.items():
             until = by["trials_until"]
-            figures = (f"{by['default']:.4f}", f"{by['random'][-1]:.4f}", until["random"], f"{by['bayes'][-1]:.4f}")
-            lines.append(f"| {seed} | " + " | ".join(map(str, (*figures, until["bayes"]))) + " |")
+            cells = [f"{by['default']:.4f}", f"{by['random'][-1]:.4f}", count(until["random"])]
+            cells += [f"{by['bayes'][-1]:.4f}", count(until["bayes"])]
+            lines.append(f"| {seed} | " + " | ".join(cells) + " |")
         trials = len(next(iter(searches.values()))["random"])
         middle = statistics.median(by["trials_until"]["bayes"] for by in searches.values())
         said = "reached" if middle <= HALF * trials else "missed"
-        lines.append(f"\nMedian {middle:g} trials of {trials}, over {len(searches)} seeds; half as many is {said}.")
+        lines.append(
+            f"\nMedian {count(middle)} of {trials} trials, over {len(searches)} seeds; half as many is {said}."
+        )
         parts.append("\n".join(lines))
     if whole["default"]:
         lines = ["| weights | " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * len(COLUMNS)]

@@ -98,7 +98,7 @@ class Family:
         return run if run.record["status"] == "finished" else Run.resume(path, tool=TOOL)
 
     def _fit(self, run: Run, recipe: TrainRecipe, schema: Schema) -> None:
-        fit_run(run, recipe, schema, self.table, self.device, "none")
+        fit_run(run, recipe, schema, self.table, self.device, "none", plots=False)
 
 
 def inherit(base: Path, run: Run) -> None:
