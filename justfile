@@ -87,7 +87,7 @@ accept-schedules DATA TARGET *args: sync
 accept-tune DATA TARGET *args: sync
     {{ run }} python tools/accept_tune.py --data {{ DATA }} --target {{ TARGET }} --out runs/accept-tune {{ args }}
 
-# Does disc-train explain rank the objective first that can see a planted fault? Ten seeds of four faults.
+# Does disc-train explain rank the objective first that can see a planted fault? Ten seeds of three faults.
 accept-planted *args: sync
     {{ run }} python tools/planted_objectives.py --out runs/accept-planted {{ args }}
 
