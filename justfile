@@ -82,6 +82,15 @@ accept-schedules DATA TARGET *args: sync
     {{ run }} python tools/schedules_tabular.py --data {{ DATA }} --target {{ TARGET }} \
         --out runs/accept-schedules {{ args }}
 
+# Hours; what was stopped goes on where it was: just accept-tune heloc.csv RiskPerformance --minutes 60
+# disc-train's searches: their time, bayes beside random, tuned weights beside the default ones.
+accept-tune DATA TARGET *args: sync
+    {{ run }} python tools/accept_tune.py --data {{ DATA }} --target {{ TARGET }} --out runs/accept-tune {{ args }}
+
+# Does disc-train explain rank the objective first that can see a planted fault? Ten seeds of three faults.
+accept-planted *args: sync
+    {{ run }} python tools/planted_objectives.py --out runs/accept-planted {{ args }}
+
 # Peak memory of training on 50,000 x 15 and of sampling a million rows.
 accept-limits *args: sync
     {{ run }} python tools/limits_tabular.py --out runs/accept-limits {{ args }}

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from disc_train.coalitions import COALITIONS, Effect, ablation, shapley_values
 from disc_train.config import LEVELS
@@ -57,6 +58,18 @@ def test_tokens_add_up_to_the_row_levels_verdict(trained, fresh_csv):
         assert row.cells["color"] in ("red", "green", "blue")
 
 
+def test_many_rows_are_followed_piece_by_piece(trained, fresh_csv, monkeypatch):
+    from disc_train.attribution import explain_rows
+    from disc_train.data import read_table
+
+    table = read_table(str(fresh_csv)).take(slice(0, 4))
+    whole = explain_rows(trained, table, dict.fromkeys(LEVELS, 0.25))
+    monkeypatch.setattr("disc_train.attribution.AT_ONCE", 1)
+    pieces = explain_rows(trained, table, dict.fromkeys(LEVELS, 0.25))
+    for one, other in zip(whole, pieces, strict=True):
+        assert one.tokens == pytest.approx(other.tokens, abs=1e-4)
+
+
 @pytest.fixture(scope="module")
 def explained(disc_train, run_dir, tmp_path_factory):
     """A folder of `explain` with an ablation over one seed, its forests replaced by something quick."""
@@ -79,10 +92,13 @@ def test_the_page_has_rows_history_and_what_objectives_are_worth(explained, run_
     assert sum(effect["mean"] for effect in ablated["shapley"].values()) == pytest.approx(whole)
     assert ablated["gradients"]["gradient/row"] > 0
     assert -1 <= ablated["gradients"]["cosine/token/row"] <= 1
+    along = ablated["gradients_along"]["cosine/token/row"]
+    assert np.mean([value for _, value in along]) == pytest.approx(ablated["gradients"]["cosine/token/row"])
     steps = [record for record in read_metrics(run_dir / "metrics.jsonl") if record.get("weight/row") is not None]
     assert [value for _, value in found["history"]["weight/row"]] == [record["weight/row"] for record in steps]
     html = (explained / "explain.html").read_text()
-    assert html.count("<img") >= 6
+    assert html.count("<img") >= 8
+    assert "Cosine of gradients" in html
     assert "without sentence" in html
     assert "http" not in html.replace("http-equiv", "")
 
@@ -95,6 +111,25 @@ def test_a_second_call_trains_nothing_again(explained, disc_train, run_dir):
     assert ended.status == 0, ended.err
     assert json.loads(ended.out)["ablation"]["metric"] == "valid/lm_loss"
     assert {path: path.stat().st_mtime_ns for path in (explained / "ablation").rglob("run.json")} == before
+
+
+def test_any_figure_of_the_evaluation_can_be_what_objectives_are_worth(explained, table_csv):
+    from disc_train.coalitions import figures_of
+    from disc_train.config import TrainRecipe
+    from disc_train.data import read_table
+    from disc_train.fork import Family
+    from trainworks.console import UserError
+    from trainworks.run import Run
+
+    run = Run.open(explained / "ablation/seed_0/row")
+    recipe, table = TrainRecipe.model_validate(run.config), read_table(str(table_csv))
+    family = Family(recipe, table, run.record["inputs"][0], run.path.parent, torch.device("cpu"), 1)
+    figures = figures_of(family, run, "evaluation/utility/scores/synthetic/xgboost/auc")
+    assert 0 <= figures["evaluation/utility/scores/synthetic/xgboost/auc"] <= 1
+    assert figures["evaluation/validity/synthetic/valid_rows"] == 1
+    assert figures["evaluation/rows/test"] == 20
+    with pytest.raises(UserError, match="there are valid/lm_loss, valid/two_sample_auc, evaluation/rows/train"):
+        figures_of(family, run, "evaluation/none")
 
 
 def test_text_of_the_data_cannot_break_the_page():
@@ -116,7 +151,7 @@ def test_text_of_the_data_cannot_break_the_page():
     ("options", "told"),
     [
         (["--rows", "no.csv"], "no.csv"),
-        (["--ablate", 1, "--cycles", 1, "--metric", "valid/none"], 'no metric "valid/none"; there are valid/lm_loss'),
+        (["--ablate", 9, "--metric", "valid/none"], 'no metric "valid/none"; there are valid/lm_loss'),
     ],
 )
 def test_bad_questions_are_one_line(disc_train, run_dir, explained, options, told):

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from disc_train.config import LEVELS, ModelConfig
 from disc_train.losses import (
+    balanced_weights,
     discrimination_loss,
     feedback_losses,
     group_advantages,
@@ -45,6 +46,22 @@ def test_only_differences_within_the_group_count():
 def test_total_is_the_weighted_sum():
     losses = {level: torch.tensor(float(index)) for index, level in enumerate(LEVELS)}
     assert total_feedback_loss(losses, dict(zip(LEVELS, (1.0, 2.0, 3.0, 0.5), strict=True))).item() == 9.5
+
+
+def test_weights_that_adapt_balance_the_gradients_within_bounds():
+    norms = {"token": 1.0, "sentence": 2.0, "row": 2.0, "feature": 4.0}
+    weights = balanced_weights(norms, total=2.0)
+    pulls = [weights[level] * norm for level, norm in norms.items()]
+    assert pulls == pytest.approx([pulls[0]] * 4)
+    assert sum(weights.values()) == pytest.approx(2.0)
+
+
+def test_a_level_that_has_nothing_to_say_gets_the_least_weight():
+    weights = balanced_weights({"token": 1.0, "sentence": 0.0, "row": 2.0, "feature": 1e-9}, total=1.0)
+    assert weights["sentence"] == weights["feature"] == min(weights.values())
+    assert weights["token"] == pytest.approx(2 * weights["row"], rel=0.1)
+    assert weights["sentence"] < 0.05
+    assert balanced_weights(dict.fromkeys(LEVELS, 0.0), total=1.0) == pytest.approx(dict.fromkeys(LEVELS, 0.25))
 
 
 def planted_credit(level, codes):

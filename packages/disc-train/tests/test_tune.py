@@ -1,15 +1,31 @@
 """Searches: the same trials whoever does them, none lost, none twice; and weights that a training takes."""
 
+import contextlib
 import csv
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 
 import pytest
+from optuna.trial import TrialState
 
 from disc_train.config import LEVELS
+from disc_train.study import (
+    Search,
+    claim_folder,
+    give_out_again,
+    is_lost,
+    open_study,
+    place_of,
+    suggest_weights,
+    this_machine,
+    trials_to_do,
+)
+from disc_train.tune import attempt, results_of
 from trainworks.metrics import read_metrics
 
 WORKER = """
@@ -75,6 +91,93 @@ def test_workers_share_the_trials_and_a_killed_one_loses_none(storage, tmp_path)
     assert all(sum(map(float, weights)) == pytest.approx(1, abs=1e-5) for _, _, weights in shared)
 
 
+def asked(search, folder, count):
+    """A study and trials that as many workers have asked for at once."""
+    study = open_study(search, None, folder)
+    workers = [trials_to_do(study, search) for _ in range(count)]
+    return study, workers, [next(worker) for worker in workers]
+
+
+def search_of(method="random", trials=4, **changed):
+    return replace(Search(method, trials, 1, 1, 5, (), "data", {}), **changed)
+
+
+@pytest.mark.parametrize("method", ["random", "bayes", "multi"])
+def test_workers_that_ask_at_once_get_trials_of_their_own(method, tmp_path):
+    search = search_of(method)
+    _, workers, given = asked(search, tmp_path, 2)
+    first, second = (suggest_weights(trial, search) for trial in given)
+    assert first != second
+    for worker in workers:
+        worker.close()
+    # Both were given up: the same two are there for the next.
+    _, _, again = asked(search, tmp_path, 2)
+    assert [suggest_weights(trial, search) for trial in again] == [first, second]
+
+
+def test_no_place_is_lost_or_done_twice_whatever_a_race_leaves(tmp_path):
+    """An asked-for trial too many, which becomes one of the search when that is made longer; a trial that failed and
+    was put back by two workers at once."""
+    search = search_of(trials=2)
+    study = open_study(search, None, tmp_path)
+
+    def work(search):
+        done = []
+        with contextlib.closing(trials_to_do(study, search)) as trials:
+            for trial in trials:
+                done.append(place_of(study, trial))
+                trial.set_user_attr("scores", [[0.5]])
+                study.tell(trial, suggest_weights(trial, search)["row"])
+        return done
+
+    study.tell(study.ask(), state=TrialState.FAIL)
+    give_out_again(study, search)
+    give_out_again(study, search)
+    study.enqueue_trial({}, user_attrs={"place": 0})
+    assert work(search) == [0, 1]
+    study.tell(study.ask(), state=TrialState.FAIL)
+    assert work(search_of(trials=4)) == [2, 3]
+    assert [result.place for result in results_of(study)] == [0, 1, 2, 3]
+
+
+def test_who_is_silent_is_lost_and_comes_back_to_a_trial_that_is_anothers(tmp_path, monkeypatch):
+    monkeypatch.setattr("disc_train.study.BEAT", 3600)
+    search = search_of()
+    study, _, (trial,) = asked(search, tmp_path, 1)
+
+    def lost(worker, ago):
+        trial.set_user_attr("worker", worker)
+        trial.set_user_attr("alive", time.time() - ago)
+        return is_lost(study.get_trials()[0])
+
+    assert not lost(f"{this_machine()}:{os.getpid()}", 1)
+    assert not lost("elsewhere:1", 1)
+    assert lost("elsewhere:1", 1000)
+    assert lost(f"{this_machine()}:{os.getpid()}", 1000)  # hangs, or another process has its number since
+
+    class Slow:
+        def __init__(self):
+            self.search = search
+
+        def judge(self, name, weights, fold, cycles):
+            give_out_again(study, search)  # as another worker does
+            return [0.5]
+
+    attempt(study, trial, Slow())
+    assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_a_search_ends_when_nothing_better_comes(tmp_path):
+    search = search_of(trials=50)
+    study = open_study(search, None, tmp_path)
+    scores = iter([0.7, 0.5, 0.6, 0.6, 0.6, 0.1])
+    with contextlib.closing(trials_to_do(study, search, patience=3)) as trials:
+        for trial in trials:
+            suggest_weights(trial, search)
+            study.tell(trial, next(scores))
+    assert next(scores) == 0.1
+
+
 @pytest.fixture
 def tune(disc_train, table_csv, recipe_file, tmp_path, quick_validation):
     """Search in a folder; gives back how it ended."""
@@ -93,7 +196,7 @@ def trials(folder):
 
 
 def test_random_search_writes_weights_that_train_takes(tune, disc_train, table_csv, recipe_file, tmp_path):
-    ended = tune("--method", "random", "--trials", 3, "--folds", 2)
+    ended = tune("--method", "random", "--trials", 3, "--folds", 2, "--set", "seed=3")
     assert (ended.status, ended.out) == (0, f"{tmp_path}/tuned/best_weights.json\n"), ended.err
     best = json.loads((tmp_path / "tuned/best_weights.json").read_text())
     found = trials(tmp_path / "tuned")
@@ -103,7 +206,7 @@ def test_random_search_writes_weights_that_train_takes(tune, disc_train, table_c
     assert [float(least[level]) for level in LEVELS] == pytest.approx(
         [best["weights"][level] for level in LEVELS], abs=1e-6
     )
-    assert (best["method"], best["seed"], best["folds"], best["trials"]) == ("random", 0, 2, 3)
+    assert (best["method"], best["seed"], best["folds"], best["trials"]) == ("random", 3, 2, 3)
     assert best["spread"]["two_sample_auc"] > 0
     run = tmp_path / "run"
     trained = disc_train(
@@ -167,6 +270,37 @@ def test_of_a_population_the_worst_take_over_from_the_best():
             assert (weights, base) == (first[index][1], f"round_0_member_{index}")
 
 
+def test_a_member_that_goes_non_finite_is_the_worst_and_taken_over():
+    from disc_train.population import evolve
+    from trainworks.console import NonFinite
+
+    bases = []
+
+    def train(fold, name, weights, cycles, base):
+        bases.append(base)
+        if name == "round_0_member_3":
+            raise NonFinite("loss")
+        return [0.6]
+
+    results = evolve(train, trials=16, folds=1, seed=3, step=lambda done: None)
+    assert [result.place for result in results if result.state == "pruned"] == [3]
+    assert "round_0_member_3" not in bases
+
+
+def test_what_a_run_inherits_has_no_scores_in_it(tmp_path):
+    from disc_train.fork import inherit
+    from trainworks.run import Run
+
+    base, run = tmp_path / "base", Run(tmp_path / "run", {})
+    for file in ("run.json", "schema.json", "reports/scores.json", "checkpoints/last/model.safetensors"):
+        (base / file).parent.mkdir(parents=True, exist_ok=True)
+        (base / file).touch()
+    run.path.mkdir()
+    inherit(base, run)
+    there = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
+    assert there == {"schema.json", "checkpoints/last/model.safetensors"}
+
+
 def test_a_population_trains_on_from_its_members_and_can_be_interrupted(tune, tmp_path, monkeypatch):
     monkeypatch.setattr("disc_train.population.POPULATION", 2)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -225,6 +359,12 @@ def test_weights_that_adapt_are_logged_and_stay_in_bounds(disc_train, table_csv,
     for step in weights:
         assert sum(step) == pytest.approx(1)
         assert 0.04 < min(step) <= max(step) < 0.9
+    explained = disc_train("explain", run, "-n", 1, "--json", "--threads", 1, "--device", "cpu")
+    assert [json.loads(explained.out)["weights"][level] for level in LEVELS] == weights[-1]
+    fixed = tmp_path / "best.json"
+    fixed.write_text(json.dumps({"weights": dict.fromkeys(LEVELS, 0.25)}))
+    plan = disc_train("train", table_csv, "--config", run, "--weights", fixed, "--out", tmp_path / "new", "--dry-run")
+    assert json.loads(plan.out)["config"]["feedback"]["weighting"] == "fixed"
 
 
 @pytest.mark.parametrize(
@@ -239,12 +379,24 @@ def test_weights_that_adapt_are_logged_and_stay_in_bounds(disc_train, table_csv,
         (["--set", "feedback.schedule=none"], "no weights to tune"),
         ([f"--set=feedback.weight_{level}=0" for level in LEVELS], "all feedback weights are 0"),
         (["--storage", "nosuch://host/db"], "cannot be opened"),
+        (["--set", "feedback.weighting=dynamic"], "none to tune"),
+        (["--method", "pbt", "--patience", 3], "leave --storage, --patience and --cycles out"),
+        (["--folds", 9, "--set", "data.valid_fraction=0.2"], "--folds 9 of 0.2 of the rows each are more than all"),
     ],
 )
 def test_bad_searches_are_one_line(tune, options, told, tmp_path):
     ended = tune(*options)
     assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1), ended.err
     assert told in ended.err
+
+
+def test_a_folder_takes_trials_of_one_search_alone(tune, tmp_path):
+    (tmp_path / "tuned").mkdir()
+    claim_folder(search_of("random"), tmp_path / "tuned")
+    for options in (["--method", "pbt"], ["--method", "bayes", "--storage", tmp_path / "other.journal"]):
+        ended = tune(*options)
+        assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
+        assert "holds a search with another method; name another --out" in ended.err
 
 
 def test_folds_that_would_overlap_are_refused(disc_train, table_csv, tmp_path):

@@ -24,6 +24,8 @@ NUM_ORDERS = 8
 STEPS = 64
 """Points of the path that integrated gradients follow."""
 REFERENCE_ROWS = 256
+AT_ONCE = 2**19
+"""Rows times cells times cells whose paths are followed at once: attention is as large as a row's cells squared."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,14 @@ def row_attributions(trained: Trained, codes: Tensor, orders: Sequence[Tensor]) 
     surprises = [discriminators.surprise(codes, order) for order in orders]
     cells = torch.zeros(codes.shape, device=codes.device)
     baselines = torch.zeros(len(codes), device=codes.device)
-    for number, model in enumerate(level.folds):
-        rows = (fold == number).nonzero().squeeze(1)
-        if not len(rows):
-            continue
+    at_once = max(1, AT_ONCE // codes.shape[1] ** 2)
+    parts_of_folds = [
+        (model, rows)
+        for number, model in enumerate(level.folds)
+        for rows in (fold == number).nonzero().squeeze(1).split(at_once)
+        if len(rows)
+    ]
+    for model, rows in parts_of_folds:
         assert isinstance(model, RowDiscriminator)
 
         def judge(embedded: Tensor, surprised: Tensor, model: RowDiscriminator = model) -> Tensor:

@@ -142,7 +142,9 @@ def tune(
         str | None, typer.Option(help="Optuna URL or journal file that workers share; default: a journal in --out.")
     ] = None,
     patience: Annotated[int, typer.Option(min=0, help="Trials without a better one before it ends; 0: never.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same trials.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The same seed gives the same trials; default: the recipe's.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Recipe: TOML, JSON, or a run directory.")] = None,
     preset: Annotated[str | None, typer.Option(help="A named recipe: small, text.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be given again.")] = None,
@@ -205,7 +207,10 @@ def explain(
         int, typer.Option(min=0, help="Seeds of 16 trainings each, one for every subset of the objectives; 0: none.")
     ] = 0,
     cycles: Annotated[int | None, typer.Option(min=1, help="Cycles of those trainings; default: the run's.")] = None,
-    metric: Annotated[str, typer.Option(help="What they are compared by.")] = "valid/two_sample_auc",
+    metric: Annotated[
+        str,
+        typer.Option(help="What they are compared by: valid/... or evaluation/..., any figure of evaluate's report."),
+    ] = "valid/two_sample_auc",
     out: Annotated[Path | None, typer.Option(help="Folder for explain.html; default: RUN/reports/explain.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="What was found as JSON on stdout.")] = False,
     format_: Format = None,
@@ -378,8 +383,8 @@ def print_dry_run(resolved: Any, data: str, out: Path) -> None:
     print(json.dumps(plan, indent=2, ensure_ascii=False))
 
 
-def read_weights(file: Path) -> dict[str, float]:
-    """The settings that a best_weights.json stands for.
+def read_weights(file: Path) -> dict[str, Any]:
+    """The settings that a best_weights.json stands for: fixed weights.
 
     Raises:
         UserError: no such file, or no weights of the four levels in it.
@@ -390,7 +395,8 @@ def read_weights(file: Path) -> dict[str, float]:
 
     try:
         weights = json.loads(file.read_text(encoding="utf-8"))["weights"]
-        return {f"feedback.weight_{level}": float(weights[level]) for level in LEVELS}
+        settings = {f"feedback.weight_{level}": float(weights[level]) for level in LEVELS}
+        return settings | {"feedback.weighting": "fixed"}
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; disc-train tune makes one") from None
     except (ValueError, KeyError, TypeError):

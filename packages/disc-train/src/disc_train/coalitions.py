@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +13,25 @@ import numpy as np
 from scipy import stats
 
 from disc_train.config import LEVELS
+from disc_train.evaluate import evaluate
 from disc_train.fork import Family
+from disc_train.run import load_trained
+from disc_train.sample import Wanted, sample_rows
+from disc_train.state import deal_rows
+from trainworks.console import UserError
+from trainworks.files import write_json
 from trainworks.metrics import read_metrics
+from trainworks.run import Run
 
 Coalition = tuple[str, ...]
 COALITIONS: list[Coalition] = [
     subset for size in range(len(LEVELS) + 1) for subset in itertools.combinations(LEVELS, size)
 ]
 """All sixteen subsets, in the order of LEVELS."""
+METRICS = ("valid/lm_loss", "valid/two_sample_auc")
+"""What every training logs of its end; less is better."""
+EVALUATION = "evaluation/"
+"""Begins the names of figures of `disc-train evaluate`."""
 FEWEST = 3
 """Seeds from which an interval is given."""
 
@@ -49,19 +61,25 @@ class Effect:
 
 
 def train_coalitions(
-    families: Sequence[Family], cycles: int, step: Callable[[], None]
-) -> dict[str, list[dict[Coalition, float]]]:
-    """Every validation metric of every coalition, by metric and seed.
+    families: Sequence[Family], cycles: int, metric: str, step: Callable[[], None]
+) -> list[dict[Coalition, float]]:
+    """A metric of every coalition, by seed.
 
     A level outside the coalition has weight 0; those inside keep theirs. Runs that are finished are not trained again.
 
     Args:
         families: one a seed.
         cycles: of feedback.
+        metric: one of `METRICS`, or of those that `evaluation_figures` has.
         step: called after each training.
+
+    Raises:
+        UserError: there is no such metric; the others are named.
     """
-    values: dict[str, list[dict[Coalition, float]]] = {}
-    for index, family in enumerate(families):
+    if metric not in METRICS and not metric.startswith(EVALUATION):
+        raise UserError(f'there is no metric "{metric}"; there are {", ".join(METRICS)} and {EVALUATION}...')
+    values: list[dict[Coalition, float]] = [{} for _ in families]
+    for family, value in zip(families, values, strict=True):
         for coalition in COALITIONS:
             weights = family.recipe.feedback.weights
             changes: dict[str, Any] = {
@@ -73,13 +91,59 @@ def train_coalitions(
             if len(coalition) == len(LEVELS):
                 changes["feedback.gradients_every"] = 5
             run = family.fork("_".join(coalition) or "none_of_them", changes)
-            last = next(record for record in reversed(read_metrics(run.metrics_path)) if "valid/lm_loss" in record)
-            for name, value in last.items():
-                if name.startswith("valid/"):
-                    by_seed = values.setdefault(name, [{} for _ in families])
-                    by_seed[index][coalition] = math.nan if value is None else float(value)
+            value[coalition] = float(figures_of(family, run, metric)[metric])
             step()
     return values
+
+
+def figures_of(family: Family, run: Run, metric: str) -> Mapping[str, Any]:
+    """The figures of a finished run among which the metric is."""
+    if metric in METRICS:
+        return next(record for record in reversed(read_metrics(run.metrics_path)) if metric in record)
+    figures = evaluation_figures(family, run)
+    if metric not in figures:
+        raise UserError(f'there is no metric "{metric}"; there are {", ".join([*METRICS, *figures])}')
+    return figures
+
+
+def evaluation_figures(family: Family, run: Run) -> dict[str, float]:
+    """What `disc-train evaluate` says of a finished run's rows, with the validation rows for test rows.
+
+    Returns:
+        By name, such as evaluation/utility/scores/synthetic/xgboost/auc; of spreads the mean.
+    """
+    file = run.path / "reports" / "evaluation.json"
+    if not file.exists():
+        trained = load_trained(run.path, "last", family.device.type, family.threads)
+        *learned, valid = deal_rows(len(family.table), trained.recipe)
+        real = family.table.take(np.concatenate(learned))
+        first, *rest = sample_rows(trained, Wanted(len(real), (), None, False, 1), trained.recipe.seed)
+        report = evaluate(
+            real,
+            family.table.take(valid),
+            first.concat(*rest),
+            target=trained.recipe.target or None,
+            seeds=(0,),
+            out=None,
+            threads=family.threads,
+            quality_report=False,
+        )
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, flat(report, EVALUATION.rstrip("/")))
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def flat(report: Mapping[str, Any], name: str) -> dict[str, float]:
+    """The numbers of a report by their path; of a spread over seeds its mean."""
+    if "seeds" in report and "mean" in report:
+        return {name: report["mean"]}
+    figures: dict[str, float] = {}
+    for key, value in report.items():
+        if isinstance(value, Mapping):
+            figures |= flat(value, f"{name}/{key}")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            figures[f"{name}/{key}"] = value
+    return figures
 
 
 def shapley_values(value: Mapping[Coalition, float]) -> dict[str, float]:

@@ -46,7 +46,7 @@ def explain(
         format: of that table.
         ablate: seeds of trainings with every subset of the levels; 0: none.
         cycles: of those trainings; None: the run's own.
-        metric: the validation metric that ablation and Shapley values are of.
+        metric: what ablation and Shapley values are of; see `train_coalitions`.
         out: the folder; trainings go to `out`/ablation.
         device: where to compute.
         threads: compute threads.
@@ -76,7 +76,9 @@ def explain(
         else:
             table = read_table(rows, format, min_rows=1)
         table = table.take(slice(0, num_rows))
-        found["rows"] = [asdict(row) for row in explain_rows(trained, table, recipe.feedback.weights)]
+        # Weights that adapt are the last that the run had; fixed ones are the recipe's.
+        found["weights"] = {level: found["history"][f"weight/{level}"][-1][1] for level in LEVELS}
+        found["rows"] = [asdict(row) for row in explain_rows(trained, table, found["weights"])]
     else:
         info(f"{path} has had no feedback yet: rows are not explained")
     if ablate:
@@ -121,26 +123,25 @@ def objectives(
         Family(one, table, source, folder / f"seed_{seed}", chosen, num_threads) for seed, one in enumerate(seeded)
     ]
     with progress(16 * seeds, "ablation") as bar:
-        values = train_coalitions(families, cycles or recipe.feedback.cycles, lambda: bar.advance())
-    if metric not in values:
-        raise UserError(f'there is no metric "{metric}"; there are {", ".join(sorted(values))}')
+        values = train_coalitions(families, cycles or recipe.feedback.cycles, metric, lambda: bar.advance())
     full = [history(Run.open(family.folder / "_".join(LEVELS))) for family in families]
-    gradients = {name: mean_of(full, name) for name in full[0] if name.startswith(("gradient/", "cosine/"))}
+    along = {name: curve for name, curve in full[0].items() if name.startswith(("gradient/", "cosine/"))}
     return {
         "metric": metric,
         "seeds": seeds,
-        "full": [by_coalition[tuple(LEVELS)] for by_coalition in values[metric]],
-        "differences": {name: asdict(effect) for name, effect in ablation(values[metric]).items()},
-        "shapley": {name: asdict(effect) for name, effect in shapley(values[metric]).items()},
-        "gradients": gradients,
+        "full": [by_coalition[tuple(LEVELS)] for by_coalition in values],
+        "differences": {name: asdict(effect) for name, effect in ablation(values).items()},
+        "shapley": {name: asdict(effect) for name, effect in shapley(values).items()},
+        "gradients": {name: mean_of(full, name) for name in along},
+        "gradients_along": along,
         "values": {
-            "+".join(coalition) or "none": [by_coalition[coalition] for by_coalition in values[metric]]
-            for coalition in values[metric][0]
+            "+".join(coalition) or "none": [by_coalition[coalition] for by_coalition in values]
+            for coalition in values[0]
         },
     }
 
 
 def mean_of(histories: list[dict[str, list[tuple[int, float]]]], name: str) -> float:
     """Mean over all steps and seeds."""
-    values = [value for curves in histories for _, value in curves[name]]
+    values = [value for curves in histories for _, value in curves.get(name, ())]
     return sum(values) / len(values)

@@ -21,6 +21,9 @@ th, td { padding: .2rem .7rem; text-align: right; } th:first-child { text-align:
 """
 
 
+LESS = ", of which less is better"
+
+
 def explain_page(found: Mapping[str, Any]) -> str:
     """The page of what `explain` found."""
     parts = [f"<h1>Objectives of {escape(found['run'])}</h1>", f"<p>Status of the run: {escape(found['status'])}.</p>"]
@@ -46,15 +49,26 @@ def _ablation(found: Mapping[str, Any]) -> list[str]:
     gradients = sorted(found["gradients"].items())
     return [
         "<h2>Which objective matters?</h2>",
-        f"<p>{metric}, less is better; {seeds} seed{'' if seeds == 1 else 's'}, each with a warm start that its "
+        f"<p>By {metric}{LESS if found['metric'].startswith('valid/') else ''}; "
+        f"{seeds} seed{'' if seeds == 1 else 's'}, each with a warm start that its "
         "trainings share. Intervals are 95 % by Student's t, and take three seeds at least.</p>",
         f"<h3>Difference from the full recipe</h3>{_effects(rows)}",
         _picture("Differences from the full recipe with their intervals", lambda axes: _draw_effects(axes, rows)),
         "<h3>Shapley values</h3><p>Each objective's share of what all of them together change; they add up to it.</p>"
         f"{_effects(shares)}",
-        "<h3>Gradients at the generator, mean over training</h3>"
+        "<h3>Gradients at the generator, full recipe</h3><p>Means over steps and seeds; the pictures show the first "
+        "seed. A cosine below 0 is a conflict.</p>"
         + _table(["", "mean"], [(name, _number(value)) for name, value in gradients]),
+        *_curves(found["gradients_along"], _gradients(found["gradients_along"])),
     ]
+
+
+def _gradients(curves: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Curves of gradients, by the picture that they are in."""
+    return {
+        "Gradient norm at the generator": [name for name in curves if name.startswith("gradient/")],
+        "Cosine of gradients at the generator": [name for name in curves if name.startswith("cosine/")],
+    }
 
 
 def _effects(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
@@ -122,11 +136,16 @@ def _history(curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[str]:
         "Loss of each objective": [f"train/{level}_loss" for level in LEVELS],
         "Weight": [f"weight/{level}" for level in LEVELS],
         "Share of the weighted total": [f"share/{level}" for level in LEVELS],
-        "Gradient norm at the generator": ["gradient/lm", *(f"gradient/{level}" for level in LEVELS)],
+        **_gradients(curves),
         "Held-out AUC of the discriminators": [f"disc/{level}/auc" for level in LEVELS],
         "Validation two-sample AUC": ["valid/two_sample_auc"],
     }
-    shown = ["<h2>Along training</h2>"]
+    return ["<h2>Along training</h2>", *_curves(curves, groups)]
+
+
+def _curves(curves: Mapping[str, Sequence[tuple[int, float]]], groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """A picture of each group of curves of which there are any."""
+    shown = []
     for title, names in groups.items():
         present = [name for name in names if name in curves]
         if present:

@@ -22,7 +22,7 @@ from trainworks.files import write_json
 from trainworks.run import Run
 
 WARM = "warm"
-OWN = shutil.ignore_patterns("run.json", ".lock", "plots", "diagnostics", "checkpoints", "*.tmp")
+OWN = shutil.ignore_patterns("run.json", ".lock", "plots", "diagnostics", "reports", "checkpoints", "*.tmp")
 """What a fork doesn't take over from its base as it stands."""
 
 
@@ -98,7 +98,7 @@ class Family:
         return run if run.record["status"] == "finished" else Run.resume(path, tool=TOOL)
 
     def _fit(self, run: Run, recipe: TrainRecipe, schema: Schema) -> None:
-        fit_run(run, recipe, schema, self.table, self.device, "none")
+        fit_run(run, recipe, schema, self.table, self.device, "none", plots=False)
 
 
 def inherit(base: Path, run: Run) -> None:

@@ -15,6 +15,8 @@ from disc_train.config import LEVELS
 
 LEAST_SHARE, MOST_SHARE = 0.05, 0.7
 """Bounds on a level's share of the weights where they adapt, before they are made to sum up again."""
+SILENT = 0.01
+"""Share of the largest gradient below which a level is taken to have nothing to say."""
 
 
 def lm_loss(log_prob_BC: Tensor) -> Tensor:
@@ -87,11 +89,15 @@ def balanced_weights(norms: Mapping[str, float], total: float) -> dict[str, floa
     """Weights with which all levels pull equally hard: inverse to the norms of their gradients (Chen et al. 2018,
     equation 1 with alpha 0), within `LEAST_SHARE` and `MOST_SHARE` of their sum.
 
+    A level with next to no gradient, since its discriminator can't tell, gets the least: no weight would make it pull,
+    and what it was given the others would lack. If all are silent they weigh alike.
+
     Args:
         norms: by level.
         total: sum of the weights.
     """
-    inverse = {level: 1 / max(norm, 1e-12) for level, norm in norms.items()}
-    shares = {level: value / sum(inverse.values()) for level, value in inverse.items()}
+    heard = SILENT * max(norms.values())
+    inverse = {level: 1 / norm if norm > heard else 0.0 for level, norm in norms.items()}
+    shares = {level: value / max(sum(inverse.values()), 1e-12) for level, value in inverse.items()}
     bounded = {level: min(max(share, LEAST_SHARE), MOST_SHARE) for level, share in shares.items()}
     return {level: total * share / sum(bounded.values()) for level, share in bounded.items()}

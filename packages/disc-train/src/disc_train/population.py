@@ -11,6 +11,7 @@ import numpy as np
 
 from disc_train.config import LEVELS
 from disc_train.tune_report import Result
+from trainworks.console import NonFinite, info
 from trainworks.seeding import rng
 
 POPULATION = 8
@@ -19,6 +20,9 @@ REPLACED = 0.25
 """Share of the population that is replaced after a round, by as many of the best (section 4.1.1, truncation)."""
 FACTORS = (0.8, 1.2)
 """A weight that is taken over is multiplied by one of them (section 4.1.1, perturb)."""
+
+WORST = 1.0
+"""Of two-sample AUCs."""
 
 Train = Callable[[int, str, dict[str, float], int, str | None], list[float]]
 """(fold, name of the run, weights, cycles, name of the run to go on from) -> scores."""
@@ -44,23 +48,35 @@ def evolve(train: Train, *, trials: int, folds: int, seed: int, step: Callable[[
         folds: each member has a network for each.
         seed: of the first weights and of what is perturbed.
         step: called with all results after each member.
+
+    Returns:
+        In the order of training. A member whose training went non-finite counts as pruned and as the worst.
     """
-    size = min(POPULATION, trials)
-    first = rng(seed, "population").dirichlet([1.0] * len(LEVELS), size)
+    first = rng(seed, "population").dirichlet([1.0] * len(LEVELS), POPULATION)
     members = [Member(dict(zip(LEVELS, map(float, weights), strict=True)), None) for weights in first]
     results: list[Result] = []
-    for turn in range(math.ceil(trials / size)):
+    for turn in range(rounds(trials)):
         ranked: list[tuple[float, int]] = []
         trained: list[Member] = []
-        for index, member in enumerate(members[: trials - turn * size]):
+        for index, member in enumerate(members[: trials - turn * POPULATION]):
             name = f"round_{turn}_member_{index}"
-            scores = [train(fold, name, member.weights, turn + 1, member.run) for fold in range(folds)]
-            results.append(Result(len(results), "complete", member.weights, scores))
+            try:
+                scores = [train(fold, name, member.weights, turn + 1, member.run) for fold in range(folds)]
+                state = "complete"
+            except NonFinite as error:
+                info(f"{name}: {error}")
+                scores, state = [[WORST]] * folds, "pruned"
+            results.append(Result(len(results), state, member.weights, scores))
             ranked.append((results[-1].mean[0], index))
             trained.append(Member(member.weights, name))
             step(results)
         members = taken_over(trained, [index for _, index in sorted(ranked)], seed, turn)
     return results
+
+
+def rounds(trials: int) -> int:
+    """In which that many members are trained; the last may be short of some."""
+    return math.ceil(trials / POPULATION)
 
 
 def taken_over(members: Sequence[Member], ranking: Sequence[int], seed: int, turn: int) -> list[Member]:

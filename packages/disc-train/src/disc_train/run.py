@@ -118,14 +118,23 @@ def resume_run(
     return path
 
 
-def fit_run(run: Run, recipe: TrainRecipe, schema: Schema, table: Table, device: torch.device, tracker: str) -> None:
-    """Train from the run's last checkpoint, or from the start, to the end."""
+def fit_run(
+    run: Run,
+    recipe: TrainRecipe,
+    schema: Schema,
+    table: Table,
+    device: torch.device,
+    tracker: str,
+    plots: bool = True,
+) -> None:
+    """Train from the run's last checkpoint, or from the start, to the end; with pictures of it, if wanted."""
     rows = encode_rows(table, schema, recipe, device)
     begun = (run.checkpoints_path / "last").exists()
     generator = (reload_generator if begun else build_generator)(schema, recipe, run.path)
     with open_sink(tracker, run) as sink:
         result = fit(run, recipe, schema, generator, rows, device, sink)
-    plot_curves(run.metrics_path, run.path / "plots", CURVES)
+    if plots:
+        plot_curves(run.metrics_path, run.path / "plots", CURVES)
     run.finish(result)
 
 

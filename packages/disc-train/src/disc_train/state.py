@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,17 +124,27 @@ class State:
 def encode_rows(table: Table, schema: Schema, recipe: TrainRecipe, device: torch.device) -> Rows:
     """Tokens of the table's rows, dealt at random to generator, discriminators and validation."""
     codes = torch.as_tensor(schema.encode(table), dtype=torch.int64, device=device)
-    shuffled = torch.as_tensor(rng(recipe.seed, "split").permutation(len(codes)), device=device)
-    num_valid = max(MIN_VALID_ROWS, round(recipe.data.valid_fraction * len(codes)))
-    if recipe.data.valid_fold and (recipe.data.valid_fold + 1) * num_valid > len(codes):
-        raise UserError(f"{len(codes)} rows hold no {recipe.data.valid_fold + 1} folds of {num_valid} validation rows")
-    shuffled = shuffled.roll(-recipe.data.valid_fold * num_valid)
+    train, critic, valid = (codes[torch.as_tensor(rows, device=device)] for rows in deal_rows(len(codes), recipe))
+    return Rows(train, critic, valid)
+
+
+def deal_rows(num_rows: int, recipe: TrainRecipe) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers of the rows that are for the generator, the discriminators and validation.
+
+    Raises:
+        UserError: too few rows for the recipe's `data.valid_fold`.
+    """
+    shuffled = rng(recipe.seed, "split").permutation(num_rows)
+    num_valid = max(MIN_VALID_ROWS, round(recipe.data.valid_fraction * num_rows))
+    if recipe.data.valid_fold and (recipe.data.valid_fold + 1) * num_valid > num_rows:
+        raise UserError(f"{num_rows} rows hold no {recipe.data.valid_fold + 1} folds of {num_valid} validation rows")
+    shuffled = np.roll(shuffled, -recipe.data.valid_fold * num_valid)
     num_critic = 0
     if recipe.feedback.schedule != "none":
-        share = round(recipe.discriminator.real_share * (len(codes) - num_valid))
+        share = round(recipe.discriminator.real_share * (num_rows - num_valid))
         num_critic = min(max(1, share), recipe.discriminator.max_rows)
-    valid, critic, train = codes[shuffled].tensor_split((num_valid, num_valid + num_critic))
-    return Rows(train, critic, valid)
+    valid, critic, train = np.split(shuffled, (num_valid, num_valid + num_critic))
+    return train, critic, valid
 
 
 def warm_start_optimizer(generator: Generator, recipe: TrainRecipe) -> torch.optim.Optimizer:

@@ -242,12 +242,14 @@ def flat(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Te
 def adapted_weights(
     config: FeedbackConfig, state: State, levels: Mapping[str, Tensor], log_prob: Tensor
 ) -> Mapping[str, float]:
-    """The recipe's weights or, if they adapt, those that balance the levels' gradients over the last steps."""
-    if config.weighting == "fixed":
+    """The recipe's weights or, if they adapt, those that balance the levels' gradients over the last steps; a level of
+    weight 0 stays out."""
+    taking_part = {level: levels[level] for level, weight in config.weights.items() if weight}
+    if config.weighting == "fixed" or not taking_part:
         return config.weights
-    for level, norm in pulls(levels, log_prob).items():
+    for level, norm in pulls(taking_part, log_prob).items():
         state.pulls[level] = PULL_DECAY * state.pulls.get(level, norm) + (1 - PULL_DECAY) * norm
-    return balanced_weights(state.pulls, total=sum(config.weights.values()))
+    return dict.fromkeys(LEVELS, 0.0) | balanced_weights(state.pulls, total=sum(config.weights.values()))
 
 
 def diagnose(loop: Loop, state: State, batch: Tensor, feedback: Feedback | None, losses: Mapping[str, float]) -> None:
