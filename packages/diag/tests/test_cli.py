@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 Diag = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -32,6 +33,19 @@ def test_exit_statuses_for_a_shell_to_branch_on(healthy: Path, critical: Path, t
     quiet = diag("health", critical, "--quiet")
     assert (quiet.returncode, quiet.stdout) == (1, "")
     assert "feature_matching_idle" in quiet.stderr
+
+
+def test_critical_embeddings_and_samples_are_exit_status_1(tmp_path: Path, diag: Diag) -> None:
+    for name, noise in (("collapsed", 1e-7), ("sound", 1.0)):
+        embeddings = 1 + noise * np.random.default_rng(0).normal(size=(40, 8))
+        np.savez(tmp_path / f"{name}.npz", embeddings=embeddings, labels=["a", "b"] * 20)
+    ended = diag("embeddings", tmp_path / "collapsed.npz", "--json", "--no-plots")
+    assert (ended.returncode, json.loads(ended.stdout)["findings"][0]["name"]) == (1, "collapse")
+    assert ended.stderr.splitlines()[-1].endswith("collapsed.npz is not healthy: collapse")
+    assert diag("embeddings", tmp_path / "sound.npz", "--no-plots").returncode == 0
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "original.wav").write_text("no sound")
+    assert diag("samples", tmp_path / "samples").returncode == 1
 
 
 def test_json_tells_what_the_table_tells(critical: Path, diag: Diag) -> None:

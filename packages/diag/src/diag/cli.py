@@ -1,7 +1,7 @@
 """The command line of `diag`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -115,7 +115,7 @@ def embeddings(
     """Example: diag embeddings emb.npz --out report/
 
     Cosines of same and different labels, separation, cluster measures, equal error rate, nearest neighbours, intrinsic
-    dimension, confusable labels, outliers. Wants the extra: pip install 'diag[embeddings]'.
+    dimension, confusable labels, outliers. Exit status 1: critical. Wants the extra: pip install 'diag[embeddings]'.
     """
     import json
 
@@ -125,6 +125,7 @@ def embeddings(
     set_quiet(quiet)
     result = embeddings_cli(source, labels=labels, label_column=label_column, out=out, plots=plots, seed=seed)
     print(json.dumps(json_ready(result), ensure_ascii=False) if json_ else console_text(result))
+    refuse_critical(source, result["findings"])
 
 
 @app.command(short_help="Have a run make samples, and measure them.")
@@ -138,7 +139,7 @@ def samples(
     """Example: diag samples runs/v --num-samples 10 --out samples/epoch_10/
 
     Asks the tool that wrote the run, by its command on the PATH, for samples; measures and draws each; makes a page to
-    listen to. Audio wants the extra: pip install 'diag[samples]'.
+    listen to. Exit status 1: a sound that is none. Audio wants the extra: pip install 'diag[samples]'.
     """
     import json
 
@@ -148,6 +149,14 @@ def samples(
     set_quiet(quiet)
     result = make_samples(source, num_samples=num_samples, out=out)
     print(json.dumps(json_ready(result), ensure_ascii=False) if json_ else console_text(result))
+    refuse_critical(source, result["findings"])
+
+
+def refuse_critical(source: Path, findings: list[dict[str, Any]]) -> None:
+    """Raises AnswerNo, exit status 1, if a finding is critical."""
+    names = sorted({finding["name"] for finding in findings if finding["level"] == "critical"})
+    if names:
+        raise AnswerNo(f"{source} is not healthy: {', '.join(names)}")
 
 
 @app.command(short_help="Put runs side by side.")
