@@ -2,6 +2,7 @@
 
 import json
 import math
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -174,8 +175,8 @@ def test_resume_refuses_other_data(voice_gan, data, finished, tmp_path) -> None:
     assert (ended.status, "SHA-256 differs" in ended.err) == (2, True)
 
 
+@pytest.mark.skipif(find_spec("resemblyzer") is None, reason="its weights are an extra")
 def test_a_fine_tuned_ge2e_learns_at_its_own_rate() -> None:
-    pytest.importorskip("resemblyzer")
     from voice_gan.config import VoiceRecipe
     from voice_gan.state import State
 

@@ -1,5 +1,7 @@
 """The built-in voices speak, each in a range of its own."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -26,9 +28,9 @@ def test_every_voice_speaks(tmp_path) -> None:
     assert max(pitches) > 2 * min(pitches)
 
 
+@pytest.mark.skipif(find_spec("resemblyzer") is None, reason="its weights are an extra")
 def test_voices_part_as_those_of_people_do(tmp_path) -> None:
     """GE2E's cosines of the same and of another speaker: .868 and .525 on LibriSpeech."""
-    pytest.importorskip("resemblyzer")
     from voice_gan.encoders import Ge2e
 
     spoken = list(write_voices(tmp_path, len(VOICES), 2, seed=0))
