@@ -148,8 +148,7 @@ accept-adapter-qwen TRAIN DEV: fetch-qwen
         --questions 200 --ratios 8 16 32 --threads 1 --set prompt.format=passage --set training.examples=1280 \
         --set training.epochs=1 --set training.valid_questions=8 --out runs/accept-adapter/qwen
 
-# How many training questions does adapter-stage1 need, with its snap and before it? Three seeds; two hours of one core,
-# most of it for 10,000.
+# How many training questions does adapter-stage1 need, with its snap and before it? Three seeds; an hour of one core.
 accept-scaling TRAIN DEV *args: sync
     {{ run }} adapter-stage1 sweep --data {{ TRAIN }} --test {{ DEV }} --questions 50 --ratios 8 \
         --examples 640 2000 10000 --seeds 0 1 2 --rung adapter-unsnapped --threads 1 \
