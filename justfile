@@ -60,7 +60,7 @@ demo-voices: sync
     {{ run }} voice-gan evaluate runs/demo/voice runs/demo/voices/test --overwrite
     {{ run }} voice-gan samples runs/demo/voice --num-samples 4 --out runs/demo/voice-samples
 
-# Each tool alone in an empty environment, from this folder, from git and by pip: does it do its job, without the others'?
+# Each tool alone in an empty environment, from this folder, from git and by uv pip: does it do its job, without the others'?
 install-matrix *args: sync
     {{ run }} python tools/install_matrix.py {{ args }}
 
