@@ -1,4 +1,4 @@
-"""Each tool alone, in an empty environment: installed from this folder, from git and by `uv pip`, it does a tiny real job.
+"""Each tool alone, in an empty environment: installed from this folder, from git and by `uv pip`, it does a small job.
 
     python tools/install_matrix.py                        # all tools, all ways
     python tools/install_matrix.py --tool ablate --way git
