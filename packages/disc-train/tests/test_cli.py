@@ -168,3 +168,17 @@ def test_feedback_on_rows_without_a_column_names_it(disc_train, run_dir):
 
 def test_the_number_of_rows_is_at_least_one(disc_train, run_dir):
     assert_refused(disc_train("sample", run_dir, "-n", 0), "--num-rows")
+
+
+def test_a_split_deals_every_row_once_and_replaces_only_what_it_may(disc_train, tmp_path):
+    (tmp_path / "rows.csv").write_text("id\n" + "".join(f"{number}\n" for number in range(100)))
+    out = tmp_path / "parts"
+    assert disc_train("split", tmp_path / "rows.csv", "--out", out, "--test", 0.3).out == f"{out}\n"
+    train, test = ([*map(int, (out / name).read_text().split()[1:])] for name in ("train.csv", "test.csv"))
+    assert len(test) == 30
+    assert sorted(train + test) == list(range(100))
+    other = ("split", tmp_path / "rows.csv", "--out", out, "--seed", 1)
+    assert_refused(disc_train(*other), "train.csv exists", "--overwrite")
+    assert [*map(int, (out / "test.csv").read_text().split()[1:])] == test
+    assert disc_train(*other, "--overwrite").status == 0
+    assert len((out / "test.csv").read_text().split()) == 21

@@ -352,6 +352,7 @@ def split(
     data: Annotated[str, typer.Argument(help="CSV or JSON Lines, - for stdin, or builtin:NAME.")],
     out: Annotated[Path, typer.Option(help="Directory that gets train.csv and test.csv.")],
     test: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of the rows that become test rows.")] = 0.2,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
     seed: Seed = 0,
     format_: Format = None,
     quiet: Quiet = False,
@@ -363,7 +364,7 @@ def split(
     from disc_train.data import split_table
 
     set_quiet(quiet)
-    split_table(data, out, test, seed, format_)
+    split_table(data, out, test, seed, format_, overwrite)
     print(out)
 
 

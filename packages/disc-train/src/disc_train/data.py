@@ -412,11 +412,14 @@ def format_of_rows(source: str, format: str | None) -> str:
     return format or ("jsonl" if source.endswith((".jsonl", ".ndjson")) else "csv")
 
 
-def split_table(source: str, out: Path, test_share: float, seed: int, format: str | None) -> None:
+def split_table(
+    source: str, out: Path, test_share: float, seed: int, format: str | None, overwrite: bool = False
+) -> None:
     """Deal a table's rows at random into `train` and `test` files in the directory `out`.
 
     Args:
         test_share: share of the rows that become test rows; both parts get at least one row.
+        overwrite: replace parts that exist.
 
     Raises:
         UserError: as `read_table`, or a part exists already.
@@ -425,8 +428,8 @@ def split_table(source: str, out: Path, test_share: float, seed: int, format: st
     kind = format_of_rows(source, format)
     paths = [out / f"{part}.{kind}" for part in ("train", "test")]
     for path in paths:
-        if path.exists():
-            raise UserError(f"{path} exists; name another --out")
+        if path.exists() and not overwrite:
+            raise UserError(f"{path} exists; name another --out, or --overwrite")
     shuffled = rng(seed, "test split").permutation(len(table))
     num_test = min(max(1, round(test_share * len(table))), len(table) - 1)
     out.mkdir(parents=True, exist_ok=True)
