@@ -30,35 +30,74 @@ format: sync
     {{ run }} ruff check --fix
     {{ run }} ruff format
 
-# The main job of disc-train on a real table that the statsmodels wheel carries.
-demo: sync
-    rm -rf runs/demo && mkdir -p runs/demo
-    {{ run }} disc-train split builtin:fair --out runs/demo/data
-    {{ run }} disc-train train runs/demo/data/train.csv --target rate_marriage --preset small --out runs/demo/run
-    {{ run }} disc-train sample runs/demo/run -n 5000 > runs/demo/synth.csv
-    {{ run }} disc-train sample runs/demo/run -n 5 --where 'children>=2' --where religious=4
-    {{ run }} disc-train evaluate --train runs/demo/data/train.csv --test runs/demo/data/test.csv \
-        runs/demo/synth.csv --target rate_marriage --out runs/demo/evaluation
+# A small version of every pipeline below on built-in data, minutes each; ends with one page and one table of what came out.
+demo: sync && (rows "builtin:fair" "rate_marriage" "runs/demo/rows" "--preset small" (demo_suite + " likelihood_only " + demo_rows)) \
+        (stories "--balance-hops --train 100 --valid 10 --valid-b 5 --test 10" "runs/demo/stories") \
+        (replies "--demo --dialogues 1000" "runs/demo/replies" "--preset tiny") \
+        (voices "--demo --voices 8 --utterances 20" "runs/demo/voices" "--epochs 4" (demo_suite + " no_contrastive --epochs 1")) \
+        (adapter "builtin:facts" "builtin:facts-test" "runs/demo/adapter" "--preset small" "8 16") demo-summary
+    rm -rf runs/demo
 
-# The main job of adapter-stage1 on its built-in questions and model, small: minutes.
-demo-adapter: sync
-    {{ run }} adapter-stage1 train --data builtin:facts --preset small --out runs/demo/adapter --overwrite
-    {{ run }} adapter-stage1 evaluate runs/demo/adapter --data builtin:facts-test --questions 16 \
+demo_suite := "--seeds 1 --ablations baseline"
+demo_rows := "--set warm_start.min_steps=300 --set warm_start.max_epochs=10 --set feedback.cycles=1"
+
+[private]
+demo-summary:
+    {{ run }} diag report runs/demo/*/run* --out runs/demo/report.html
+    {{ run }} python tools/demo_table.py runs/demo
+
+# The pipelines. Each takes its data, the folder to fill, more options for the training and, where there is one, for the
+# ablation; without any it runs on built-in data.
+
+# Rows: train, sample, evaluate, explain, ask which objective matters. just rows heloc.csv RiskPerformance runs/heloc ""
+rows TABLE="builtin:fair" TARGET="rate_marriage" OUT="runs/rows" TRAIN="--preset small" SUITE="": sync
+    {{ run }} disc-train split {{ TABLE }} --out {{ OUT }}/data --overwrite
+    {{ run }} disc-train train {{ OUT }}/data/train.csv --target {{ TARGET }} {{ TRAIN }} --out {{ OUT }}/run --overwrite
+    {{ run }} disc-train sample {{ OUT }}/run -n 5000 > {{ OUT }}/synthetic.csv
+    {{ run }} disc-train evaluate {{ OUT }}/synthetic.csv --train {{ OUT }}/data/train.csv --test {{ OUT }}/data/test.csv \
+        --target {{ TARGET }} --out {{ OUT }}/evaluation
+    {{ run }} disc-train explain {{ OUT }}/run
+    {{ run }} ablate run disc-train --data {{ OUT }}/data {{ SUITE }} --out {{ OUT }}/ablation
+    {{ run }} diag report {{ OUT }}/run --out {{ OUT }}/report.html
+
+# Stories: make them, train both models, compare them on the same questions.
+stories STORIES="--balance-hops" OUT="runs/stories" TRAIN="": sync
+    {{ run }} qa-train make-stories {{ STORIES }} --out {{ OUT }}/data --overwrite
+    for model in transformer lstm; do \
+        {{ run }} qa-train train {{ OUT }}/data --model $model {{ TRAIN }} --out {{ OUT }}/run-$model --overwrite; \
+        {{ run }} qa-train evaluate {{ OUT }}/run-$model {{ OUT }}/data/test.jsonl; \
+    done
+    {{ run }} qa-train compare {{ OUT }}/run-transformer {{ OUT }}/run-lstm --out {{ OUT }}/comparison
+    {{ run }} diag report {{ OUT }}/run-* --out {{ OUT }}/report.html
+
+# Replies: prepare, train, ask, evaluate. just replies star_pairs.jsonl runs/star ""
+replies PAIRS="--demo" OUT="runs/replies" TRAIN="--preset tiny": sync
+    {{ run }} diversity-finetune prepare {{ PAIRS }} --out {{ OUT }}/data --overwrite
+    {{ run }} diversity-finetune train {{ OUT }}/data {{ TRAIN }} --run-diagnostics --out {{ OUT }}/run --overwrite
+    head -n 3 {{ OUT }}/data/test.jsonl | {{ run }} diversity-finetune generate {{ OUT }}/run
+    {{ run }} diversity-finetune evaluate {{ OUT }}/run {{ OUT }}/data/test.jsonl
+    {{ run }} diag report {{ OUT }}/run --out {{ OUT }}/report.html
+
+# Voices: train under diagnostics, convert, look at embeddings and samples, ask which part matters. Embeddings that diag
+# finds bad (exit status 1) don't end it. just voices LibriSpeech/train-clean-100 runs/libri ""
+voices AUDIO="--demo --voices 8 --utterances 20" OUT="runs/voices" TRAIN="--epochs 8" SUITE="--epochs 4": sync
+    {{ run }} voice-gan prepare {{ AUDIO }} --out {{ OUT }}/data --overwrite
+    {{ run }} voice-gan train {{ OUT }}/data {{ TRAIN }} --run-diagnostics --out {{ OUT }}/run --overwrite
+    {{ run }} voice-gan evaluate {{ OUT }}/run {{ OUT }}/data/test --overwrite
+    {{ run }} voice-gan embed {{ OUT }}/run {{ OUT }}/data/test -o {{ OUT }}/embeddings.npz
+    {{ run }} diag embeddings {{ OUT }}/embeddings.npz --out {{ OUT }}/embeddings || test $? -eq 1
+    {{ run }} diag samples {{ OUT }}/run --num-samples 4 || test $? -eq 1
+    {{ run }} ablate run voice-gan --data {{ OUT }}/data {{ SUITE }} --out {{ OUT }}/ablation
+    {{ run }} diag report {{ OUT }}/run --out {{ OUT }}/report.html
+
+# An adapter: fit the compressor and train, evaluate, sweep over ratios.
+adapter QUESTIONS="builtin:facts" TEST="builtin:facts-test" OUT="runs/adapter" TRAIN="--preset small" RATIOS="4 8 16": sync
+    {{ run }} adapter-stage1 train --data {{ QUESTIONS }} {{ TRAIN }} --out {{ OUT }}/run --overwrite
+    {{ run }} adapter-stage1 evaluate {{ OUT }}/run --data {{ TEST }} --questions 16 \
         --rung adapter --rung adapter-unsnapped --rung lookup --rung decoded
-
-# The main job of diversity-finetune on its built-in IT-support tickets, small: minutes.
-demo-replies: sync
-    {{ run }} diversity-finetune prepare --demo --out runs/demo/tickets --overwrite
-    {{ run }} diversity-finetune train runs/demo/tickets --preset tiny --out runs/demo/replies --overwrite
-    echo '{"message": "I am locked out of my mailbox"}' | {{ run }} diversity-finetune generate runs/demo/replies
-    {{ run }} diversity-finetune evaluate runs/demo/replies runs/demo/tickets/test.jsonl
-
-# The main job of voice-gan on built-in voices, small: minutes.
-demo-voices: sync
-    {{ run }} voice-gan prepare --demo --voices 8 --utterances 20 --out runs/demo/voices --overwrite
-    {{ run }} voice-gan train runs/demo/voices --out runs/demo/voice --epochs 8 --overwrite
-    {{ run }} voice-gan evaluate runs/demo/voice runs/demo/voices/test --overwrite
-    {{ run }} voice-gan samples runs/demo/voice --num-samples 4 --out runs/demo/voice-samples
+    {{ run }} adapter-stage1 sweep --data {{ QUESTIONS }} --test {{ TEST }} --questions 16 --ratios {{ RATIOS }} {{ TRAIN }} \
+        --out {{ OUT }}/sweep
+    {{ run }} diag report {{ OUT }}/run --out {{ OUT }}/report.html
 
 # Each tool alone in an empty environment, from this folder, from git and by uv pip: does it do its job, without the others'?
 install-matrix *args: sync
@@ -111,17 +150,23 @@ accept-replies STAR *args: sync
             --out runs/accept-replies/$duplicates --overwrite; \
     done
     for seed in 0 1 2; do \
-        {{ run }} diversity-finetune train runs/accept-replies/pairs --seed $seed --threads 1 \
-            --out runs/accept-replies/seed_$seed --overwrite {{ args }}; \
+        model=runs/accept-replies/seed_$seed; \
+        {{ run }} diversity-finetune train runs/accept-replies/pairs --seed $seed --threads 1 --out $model --overwrite {{ args }}; \
         for duplicates in pairs keep; do \
-            {{ run }} diversity-finetune evaluate runs/accept-replies/seed_$seed runs/accept-replies/$duplicates/test.jsonl \
-                --out runs/accept-replies/seed_$seed/reports/$duplicates; \
+            test=runs/accept-replies/$duplicates/test.jsonl; \
+            {{ run }} diversity-finetune evaluate $model $test --out $model/reports/$duplicates; \
+            {{ run }} diversity-finetune evaluate $model $test --examples 500 --no-sweep --candidates 1 \
+                --out $model/reports/${duplicates}_500; \
         done; \
     done
+    for report in pairs keep pairs_500 keep_500; do \
+        {{ run }} python tools/replies_table.py runs/accept-replies/seed_*/reports/$report/report.json \
+            | tee runs/accept-replies/$report.md; \
+    done
 
-# What each part of diversity-finetune does, three seeds: DATA is what diversity-finetune prepare made.
-accept-replies-parts DATA *args: sync
-    {{ run }} ablate run diversity-finetune --data {{ DATA }} --seeds 3 --out runs/accept-replies-parts {{ args }}
+# What each part of diversity-finetune does, three seeds, on its built-in tickets; --data takes what its prepare made.
+accept-replies-parts *args: sync
+    {{ run }} ablate run diversity-finetune --seeds 3 --out runs/accept-replies-parts {{ args }}
 
 # diversity-finetune: replies a second, one reply's latency, scoring beside NLTK and rouge-score.
 bench-replies RUN PAIRS *args: sync
