@@ -26,7 +26,10 @@ def test_every_recipe_with_figures_is_run_by_bench_or_accept():
     assert "bench" in accepted, "the figures beside peers are figures of READMEs, too"
 
 
-@pytest.mark.parametrize("readme", sorted(ROOT.glob("**/README.md")), ids=lambda path: path.parent.name)
+READMES = [ROOT / "README.md", ROOT / "shared/README.md", *sorted(ROOT.glob("packages/*/README.md"))]
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
 def test_recipes_that_a_readme_names_exist(readme):
     named = set(re.findall(r"(?:`|tools/)just\s+([a-z][\w-]*)", readme.read_text()))
     assert named <= JUSTFILE
@@ -57,10 +60,17 @@ def test_the_table_tells_what_moved_and_what_failed():
     assert told[4] == "voices: failed: No module named 'vocos' (voices.log)"
 
 
+FAILS = """#!/bin/sh
+echo "{}" >&2
+echo 'error: recipe `it` failed on line 7 with exit code 1' >&2
+exit 1
+"""
+
+
 def test_a_bench_without_its_peer_fails_and_says_why(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "ROOT", tmp_path)
     just = tmp_path / "just"
-    just.write_text("#!/bin/sh\necho \"ModuleNotFoundError: No module named 'vocos'\" >&2\nexit 1\n")
+    just.write_text(FAILS.format("ModuleNotFoundError: No module named 'vocos'"))
     just.chmod(0o755)
     monkeypatch.setenv("JUST", str(just))
     monkeypatch.setattr(sys, "argv", ["bench.py", "--only", "pca"])
@@ -150,7 +160,7 @@ def test_what_is_done_is_kept_until_code_or_data_change(run_accept, tmp_path):
 
 
 def test_missing_data_and_failures_are_told(run_accept, tmp_path):
-    (tmp_path / "just").write_text("#!/bin/sh\necho 'error: no space left' >&2\nexit 2\n")
+    (tmp_path / "just").write_text(FAILS.format("error: no space left"))
     status, told = run_accept()
     assert status == 1
     assert "failed: error: no space left (runs/accept/tabular.log)" in told

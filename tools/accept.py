@@ -99,7 +99,7 @@ def perform(name: str, recipe: Recipe, data: Mapping[str, Path]) -> str:
     """Run it, its standard output to OUT/NAME.txt and its messages to OUT/NAME.log; why it failed, or nothing."""
     output, log = (ROOT / OUT / f"{name}.{kind}" for kind in ("txt", "log"))
     programs = Path(sys.executable).parent
-    just = [os.environ.get("JUST", "just"), "--quiet", recipe.recipe, *fill(recipe.arguments, data)]
+    just = [os.environ.get("JUST", "just"), recipe.recipe, *fill(recipe.arguments, data)]
     steps = [[str(programs / step[0]), *fill(step[1:], data)] for step in recipe.makes] + [just]
     with log.open("w") as messages:
         for step in steps:

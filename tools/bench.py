@@ -93,7 +93,7 @@ MAKES: dict[Path, tuple[list[str], list[str], list[str]]] = {
 
 def command(bench: Bench, quick: bool, threads: int, found: Path) -> list[str]:
     """How `just` is asked for it; --no-deps since the environment is made once, by `just bench` itself."""
-    just = [os.environ.get("JUST", "just"), "--quiet", "--no-deps", bench.recipe, *map(str, bench.inputs)]
+    just = [os.environ.get("JUST", "just"), "--no-deps", bench.recipe, *map(str, bench.inputs)]
     options = ["--threads", str(threads)] if bench.threaded else []
     return [*just, *options, "--json", str(found), *(bench.quick if quick else bench.whole)]
 
@@ -120,7 +120,7 @@ def run(name: str, quick: bool, threads: int, made: set[Path]) -> dict[str, Any]
     return {
         "state": "failed" if failed else "done",
         "why": f"{last_line(ROOT / log)} ({log})" if failed else "",
-        "arguments": asked[3:],
+        "arguments": asked[2:],
         "seconds": time.monotonic() - began,
         "load": round(os.getloadavg()[0], 1),
         "comparisons": told,

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -164,9 +165,10 @@ def read_record(path: Path, part: str) -> dict[str, Any]:
 
 
 def last_line(log: Path) -> str:
-    """What a program that failed said last."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no message")
+    """What a program that failed said last, before `just` said that it failed."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    told = [line for line in lines if line and not re.match("error: recipe `.*` failed", line, re.IGNORECASE)]
+    return told[-1] if told else "no message"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
