@@ -218,7 +218,10 @@ def main() -> int:
         record["benches"][name] = run(name, args.quick, args.threads, made)
         write_json(ROOT / OUT / "bench.json", record)
     print(f"{table(record['benches'], against)}\n\n{caption(record)}")
-    return int(any(bench["state"] == "failed" for bench in record["benches"].values()))
+    failed = [name for name, bench in record["benches"].items() if bench["state"] == "failed"]
+    if failed:
+        print(f"error: {len(failed)} of {len(chosen)} benches failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
