@@ -103,8 +103,13 @@ adapter QUESTIONS="builtin:facts" TEST="builtin:facts-test" OUT="runs/adapter" T
 install-matrix *args: sync
     {{ run }} python tools/install_matrix.py {{ args }}
 
-# Put every tool beside its peers.
-bench DATA TARGET: (bench-tabular DATA TARGET)
+# Every tool beside its peer in one table; --quick takes minutes, --only stories,pca some, --against OLD.json compares.
+bench *args: sync
+    JUST='{{ just_executable() }}' {{ run }} python tools/bench.py {{ args }}
+
+# Remake every figure of the READMEs: just accept DATA_DIR, over a day. --list shows what each wants, costs and has left.
+accept *args: sync
+    JUST='{{ just_executable() }}' {{ run }} python tools/accept.py {{ args }}
 
 # disc-train beside its peers on one table, one seed: just bench-tabular heloc.csv RiskPerformance
 bench-tabular DATA TARGET *args: sync

@@ -35,7 +35,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench_tabular import judge, processor, split
+from bench_tabular import judge, split
+from record import processor
 from schedules_tabular import COLUMNS, cell
 
 from disc_train.data import Table, read_table, write_rows

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import transformers
+from record import add_json_option, beside_peer, write_comparisons
 
 from adapter_stage1.builtin import load_examples
 from adapter_stage1.config import PromptConfig
@@ -64,6 +66,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    add_json_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     language_model = load_language_model(args.model, args.dtype, torch.device("cpu"))
@@ -84,17 +87,23 @@ def main() -> None:
         )
         return [answer.text for answer in found]
 
-    ratios = []
+    rates: dict[str, list[float]] = {"one at a time": [], "together": []}
     for _ in range(args.repeats):
         alone, expected = timed(lambda: one_at_a_time(language_model, prompts, format))
         together, found = timed(batched)
-        ratios.append(alone / together)
+        rates["one at a time"].append(len(prompts) / alone)
+        rates["together"].append(len(prompts) / together)
         equal = sum(one == other for one, other in zip(expected, found, strict=True))
         print(
             f"{len(prompts)} questions: one at a time {len(prompts) / alone:.2f}/s, in batches of {args.batch_size} "
-            f"{len(prompts) / together:.2f}/s, x{ratios[-1]:.2f}; {equal} answers equal"
+            f"{len(prompts) / together:.2f}/s, x{alone / together:.2f}; {equal} answers equal"
         )
-    print(f"median ratio x{statistics.median(ratios):.2f}")
+    found = beside_peer(
+        "adapter-stage1", f"{len(prompts)} answers, in batches of {args.batch_size}", "per CPU-s", "higher",
+        rates["together"], "transformers generate", transformers.__version__, rates["one at a time"], args.threads,
+    )  # fmt: skip
+    print(f"median ratio x{statistics.median(found.ratios):.2f}")
+    write_comparisons(args.json, [found])
 
 
 if __name__ == "__main__":

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+
+from record import add_json_option, beside_budget, write_comparisons
 
 from ablate.plan import Options
 from ablate.run import prepare_run, run_suite
 from trainworks.console import set_quiet
 
+BUDGET_MS = 20
+"""Of scheduling, a run; a loop that only starts processes has none of it."""
 TRAINER = """#!/bin/sh
 while [ "$1" != --out ]; do shift; done
 mkdir -p "$2"
@@ -32,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", type=int, default=500)
     parser.add_argument("--jobs", type=int, default=1)
+    add_json_option(parser)
     given = parser.parse_args()
     set_quiet(True)
     with tempfile.TemporaryDirectory() as folder:
@@ -55,12 +59,14 @@ def main() -> None:
         began = time.monotonic()
         run_suite(plan, options, quiet=True)
         scheduled = (time.monotonic() - began) / given.variants
+    added = 1000 * (scheduled * given.jobs - bare)
     print(
         f"{given.variants} runs, {given.jobs} at once: {1000 * bare:.1f} ms each by hand, {1000 * scheduled:.1f} ms by "
-        f"ablate: {1000 * (scheduled * given.jobs - bare):.1f} ms of scheduling each; checking the suite took "
+        f"ablate: {added:.1f} ms of scheduling each; checking the suite took "
         f"{checked:.2f} s",
-        file=sys.stdout,
     )
+    measure = f"scheduling a run, {given.variants} runs, {given.jobs} at once"
+    write_comparisons(given.json, [beside_budget("ablate", measure, "ms", "lower", [added], BUDGET_MS, 1)])
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
+from record import add_json_option, beside_peer, write_comparisons
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
@@ -94,6 +96,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
+    add_json_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     recipe, num_stories = TrainRecipe(), args.steps * args.batch_size
@@ -118,8 +121,14 @@ def main() -> None:
                 rates["Hugging Face Trainer"].append(theirs)
     for name, values in rates.items():
         print(f"{name}: {statistics.mean(values):,.0f} stories/s (min {min(values):,.0f}, max {max(values):,.0f})")
-    ratios = [a / b for a, b in zip(*rates.values(), strict=True)]
-    print(f"ratio: x{statistics.mean(ratios):.2f} (min x{min(ratios):.2f}, max x{max(ratios):.2f})")
+    ours, theirs = rates.values()
+    found = beside_peer(
+        "qa-train", f"training on {len(data):,} stories, batches of {args.batch_size}", "stories/s", "higher",
+        ours, "transformers Trainer", transformers.__version__, theirs, args.threads,
+    )  # fmt: skip
+    write_comparisons(args.json, [found])
+    ratios = found.ratios
+    print(f"ratio: x{statistics.median(ratios):.2f} (min x{min(ratios):.2f}, max x{max(ratios):.2f})")
 
 
 if __name__ == "__main__":

@@ -29,9 +29,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from record import Comparison, add_json_option, beside_peer, processor, write_comparisons
 
 from disc_train.data import Table, read_table, write_rows
 from disc_train.evaluate import evaluate
@@ -56,6 +57,13 @@ COLUMNS: list[tuple[str, str, str, bool]] = [
     ("copies of train rows", "copies", "{:.2%}", False),
 ]
 """Title, figure, format, and whether a peer's cell has the ratio of disc-train's figure to the peer's."""
+COMPARED: list[tuple[str, str, str, Literal["higher", "lower"]]] = [
+    ("training", "train_cpu_s", "CPU-s", "lower"),
+    ("sampling", "rows_per_cpu_s", "rows per CPU-s", "higher"),
+    ("detection by xgboost (.5 is best)", "detection_xgboost", "AUC", "lower"),
+    ("train-on-synthetic, xgboost", "utility_xgboost", "score", "higher"),
+]
+"""Measure, figure, unit and the better direction, for --json."""
 
 
 class ToolFailed(Exception):
@@ -228,6 +236,22 @@ def _ratio(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], key: str) -
     return f" (×{statistics.mean(mine) / statistics.mean(other):.3g})" if mine and any(other) else ""
 
 
+def comparisons(
+    seeds: dict[int, dict[str, dict[str, Any]]], peers: Sequence[str], data: str, threads: int
+) -> list[Comparison]:
+    """disc-train beside each peer, a repeat for each seed that both have a figure of."""
+    found = []
+    for peer in peers:
+        for measure, key, unit, better in COMPARED:
+            pairs = [(by[OURS][key], by[peer][key]) for by in seeds.values() if key in by[OURS] and key in by[peer]]
+            if pairs:
+                version = next(by[peer]["version"] for by in seeds.values() if "version" in by[peer])
+                ours, theirs = zip(*pairs, strict=True)
+                measured = f"{data}: {measure}"
+                found.append(beside_peer(OURS, measured, unit, better, ours, peer, version, theirs, threads))
+    return found
+
+
 CAPTION = """\
 {data}, target {target}; {rows:,} rows sampled; {threads} thread(s) a tool.
 Mean ± standard deviation over seeds {seeds} (split, training). (×r): disc-train's figure is r times this one.
@@ -253,6 +277,7 @@ def parse_args() -> argparse.Namespace:
         default=120.0,
         help="wall time of each of be_great's ways of sampling",
     )
+    add_json_option(parser)
     parser.add_argument("train_options", nargs="*", help="after --: options of disc-train train, such as --preset")
     return parser.parse_args()
 
@@ -279,13 +304,8 @@ def main() -> int:
     text = f"{markdown(seeds, tools)}\n\n{caption}\n"
     (args.out / "table.md").write_text(text)
     print(text, end="")
+    write_comparisons(args.json, comparisons(seeds, args.peers, args.data.name, args.threads))
     return int(any("error" in figures for figures in every))
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    with Path("/proc/cpuinfo").open() as lines:
-        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -26,6 +27,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import torch
 import torch.nn.functional as F
+from record import Comparison, add_json_option, beside_budget, beside_peer, write_comparisons
 
 from trainworks.checkpoint import Checkpoints
 from trainworks.config import resolve
@@ -44,6 +46,8 @@ from voice_gan.state import Loop, State
 from voice_gan.step import cut
 from voice_gan.train import rate_factor, train_step, update_average
 
+BUDGET_SPEED = 50
+"""Times faster than real time, samples to samples, on one thread."""
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -93,7 +97,9 @@ class Published(torch.nn.Module):
         return self.head(self.backbone(log_mel(wave_BT, self.audio)))
 
 
-def bench_conversion(preset: str, seconds: float, repeats: int, clock: Clock) -> dict[str, float]:
+def bench_conversion(
+    preset: str, seconds: float, repeats: int, clock: Clock
+) -> tuple[dict[str, float], list[Comparison]]:
     """Times faster than real time, and the parameters of both networks."""
     recipe = VoiceRecipe.model_validate(PRESETS[preset])
     torch.manual_seed(0)
@@ -120,9 +126,18 @@ def bench_conversion(preset: str, seconds: float, repeats: int, clock: Clock) ->
                 took = timed(work, clock)
                 if number:  # the first round warms up
                     times[name].append(took)
-    found = {name: len(wave_T) / recipe.audio.rate / statistics.median(took) for name, took in times.items()}
-    ratio = statistics.median(theirs / ours for ours, theirs in zip(times["network"], times["vocos"], strict=True))
-    return {**found, "network_over_vocos": ratio, "parameters": size, "vocos_parameters": num_parameters(published)}
+    length, threads = len(wave_T) / recipe.audio.rate, torch.get_num_threads()
+    speeds = {name: [length / each for each in took] for name, took in times.items()}
+    network_speed = beside_peer(
+        "voice-gan", f"network, {length:.0f} s of sound", "x real time", "higher", speeds["network"],
+        "Vocos of equal size", version("vocos"), speeds["vocos"], threads,
+    )  # fmt: skip
+    whole = f"conversion, {length:.0f} s of sound"
+    file_speed = beside_budget("voice-gan", whole, "x real time", "higher", speeds["file"], BUDGET_SPEED, threads)
+    ratio = statistics.median(network_speed.ratios)
+    found = {name: statistics.median(speed) for name, speed in speeds.items()}
+    found |= {"network_over_vocos": ratio, "parameters": size, "vocos_parameters": num_parameters(published)}
+    return found, [file_speed, network_speed]
 
 
 def plain_step(loop: Loop, state: State) -> None:
@@ -165,7 +180,9 @@ def plain_step(loop: Loop, state: State) -> None:
     state.step += 1
 
 
-def bench_training(data: Path, preset: str, steps: int, repeats: int, clock: Clock, folder: Path) -> dict[str, float]:
+def bench_training(
+    data: Path, preset: str, steps: int, repeats: int, clock: Clock, folder: Path
+) -> tuple[dict[str, float], list[Comparison]]:
     """Seconds a step of both loops, their ratio, and the share of a step that data take."""
     resolved = resolve(VoiceRecipe, file=None, preset=preset, presets=PRESETS, flags={}, sets=(), env_prefix="NONE")
     recipe = resolved.recipe
@@ -207,12 +224,15 @@ def bench_training(data: Path, preset: str, steps: int, repeats: int, clock: Clo
                             waits.append(values["time/data_seconds"])
         run.finish({})
     step, plain = (statistics.median(took) for took in times.values())
-    return {
+    found = {
         "step": step,
         "plain": plain,
         "step_over_plain": step / plain,
         "data_share": sum(waits) / sum(times["step"]),
     }
+    measure, peer = f"training step, preset {preset}", "the same modules in a plain loop"
+    beside = beside_peer("voice-gan", measure, "s", "lower", times["step"], peer, "", times["plain"], threads)
+    return found, [beside]
 
 
 def main() -> None:
@@ -224,9 +244,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="training steps a turn")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    add_json_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    converted = bench_conversion(args.preset, args.seconds, args.repeats, CLOCKS[args.clock])
+    converted, speeds = bench_conversion(args.preset, args.seconds, args.repeats, CLOCKS[args.clock])
     print(
         f"conversion, {args.threads} threads, {converted['parameters'] / 1e6:.2f} M parameters: samples to samples "
         f"{converted['file']:.0f} times real time, networks {converted['network']:.0f}; Vocos of "
@@ -235,7 +256,7 @@ def main() -> None:
         flush=True,
     )
     with tempfile.TemporaryDirectory() as folder:
-        trained = bench_training(
+        trained, steps = bench_training(
             args.data, args.preset, args.steps, args.repeats, CLOCKS[args.clock], Path(folder) / "run"
         )
     print(
@@ -243,6 +264,7 @@ def main() -> None:
         f"x{trained['step_over_plain']:.2f}; data {trained['data_share']:.1%} of a step"
     )
     print(json.dumps({"conversion": converted, "training": trained}))
+    write_comparisons(args.json, [*speeds, *steps])
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from record import add_json_option, beside_budget, write_comparisons
+
 from diversity_finetune.data import read_pairs
 
 
@@ -83,6 +85,7 @@ def main() -> None:
     parser.add_argument("--queue", type=int, default=24, help="requests that may wait; less than clients brings 503s")
     parser.add_argument("--threads", type=int, default=1, help="of the server; the clients need some time too")
     parser.add_argument("--most-growth", type=float, default=20, help="MiB that memory may grow by")
+    add_json_option(parser)
     args = parser.parse_args()
     texts = [pair.customer[:1000] for pair in read_pairs(args.pairs)]
     server, address = start(args.run, args.queue, args.threads)
@@ -119,6 +122,9 @@ def main() -> None:
     print(f"latency of a 200: median {median:.0f} ms, 99 % {slow:.0f} ms")
     print(f"memory: {used[0]:.0f} MiB at first, {settled:.0f} after a quarter of the time, {last:.0f} at the end")
     print(f"the server ended with {ended}")
+    measure, most = f"memory of serve under {args.clients} clients, {args.seconds:g} s", settled + args.most_growth
+    own = "diversity-finetune"
+    write_comparisons(args.json, [beside_budget(own, measure, "MiB", "lower", [last], most, args.threads)])
     clean = ended in (143, -signal.SIGTERM)
     if set(statuses) - {200, 503} or last - settled > args.most_growth or not clean:
         sys.exit(1)
