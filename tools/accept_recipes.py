@@ -75,11 +75,11 @@ def table_of(name: str) -> tuple[tuple[str, Reader], ...]:
 
 RECIPES = {
     "statistics": Recipe("accept-statistics", "ablate", 5, results=table_of("statistics")),
-    "demo-replies": Recipe(
-        "demo-replies", "diversity-finetune", 6, results=(("runs/demo/replies/reports/*/report.json", replies),)
+    "replies-tickets": Recipe(
+        "replies", "diversity-finetune", 6, results=(("runs/replies/run/reports/*/report.json", replies),)
     ),
     "foreign": Recipe("accept-foreign", "diag", 10, results=table_of("foreign"), folder="runs/accept-foreign"),
-    "demo": Recipe("demo", "", 10, results=(("runs/demo/evaluation/report.json", two_sample),)),
+    "demo": Recipe("demo", "", 15, results=(("runs/demo/rows/evaluation/report.json", two_sample),)),
     "limits": Recipe(
         "accept-limits",
         "disc-train",
@@ -148,10 +148,8 @@ RECIPES = {
         "accept-replies-parts",
         "diversity-finetune",
         75,
-        (f"{OUT}/tickets",),
-        (("runs/accept-replies-parts/comparison.json", variants),),
-        "runs/accept-replies-parts",
-        (("diversity-finetune", "prepare", "--demo", "--out", f"{OUT}/tickets", "--overwrite"),),
+        results=(("runs/accept-replies-parts/comparison.json", variants),),
+        folder="runs/accept-replies-parts",
     ),
     "schedules": Recipe(
         "accept-schedules",
