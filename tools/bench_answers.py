@@ -98,12 +98,12 @@ def main() -> None:
             f"{len(prompts)} questions: one at a time {len(prompts) / alone:.2f}/s, in batches of {args.batch_size} "
             f"{len(prompts) / together:.2f}/s, x{alone / together:.2f}; {equal} answers equal"
         )
-    found = beside_peer(
+    compared = beside_peer(
         "adapter-stage1", f"{len(prompts)} answers, in batches of {args.batch_size}", "per CPU-s", "higher",
         rates["together"], "transformers generate", transformers.__version__, rates["one at a time"], args.threads,
     )  # fmt: skip
-    print(f"median ratio x{statistics.median(found.ratios):.2f}")
-    write_comparisons(args.json, [found])
+    print(f"median ratio x{statistics.median(compared.ratios):.2f}")
+    write_comparisons(args.json, [compared])
 
 
 if __name__ == "__main__":
