@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -188,3 +189,24 @@ def test_of_equals_the_tie_break_decides_and_then_the_earlier_one(tmp_path: Path
     for step, (accuracy, loss) in enumerate([(0.9, 0.1), (1.0, 0.3), (1.0, 0.2), (1.0, 0.2)], start=1):
         book.publish(step, writes("weights"), {"metrics": {"accuracy": accuracy, "loss": loss}})
     assert os.readlink(tmp_path / "best") == "step_000003"
+
+
+@pytest.mark.parametrize(
+    ("written", "instead"), [('"valid/loss": 0.5', '"valid/loss": 0.4'), ('"step": 1', '"step": 3')]
+)
+def test_a_meta_of_which_a_digit_is_another_is_damaged(tmp_path: Path, written: str, instead: str) -> None:
+    book = Checkpoints(tmp_path, monitor="valid/loss")
+    meta = publish(book, 1, 0.5) / "meta.json"
+    assert written in meta.read_text()
+    meta.write_text(meta.read_text().replace(written, instead))
+    with pytest.raises(UserError, match=r"meta\.json is damaged \(SHA-256 differs\)"):
+        book.load()
+
+
+def test_a_meta_of_before_it_had_a_digest_of_its_own_is_read(tmp_path: Path) -> None:
+    book = Checkpoints(tmp_path)
+    file = publish(book, 1) / "meta.json"
+    meta = json.loads(file.read_text())
+    del meta["sha256"]
+    file.write_text(json.dumps(meta))
+    assert book.load()[1] == meta

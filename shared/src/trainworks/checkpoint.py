@@ -1,12 +1,14 @@
 """Checkpoints that are whole or absent, whatever moment a crash picks.
 
-Each is a folder `step_000100/` with the files of the training loop and a meta.json that holds their SHA-256.
+Each is a folder `step_000100/` with the files of the training loop and a meta.json that holds their SHA-256 and its
+own.
 The relative symlinks `last` and `best` point at one. Which are best is read from the meta.json files, so that
 book needs no saving of its own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainworks.console import UserError
-from trainworks.files import fsync_directory, fsync_file, sha256_file, write_json
+from trainworks.files import fsync_directory, fsync_file, json_ready, sha256_file, write_json
 
 _UNFINISHED = ".unfinished-"  # prefix of what a crash may leave behind
 
@@ -55,8 +57,8 @@ class Checkpoints:
         Args:
             step: optimizer steps finished.
             write: writes the files into the empty folder that it is given.
-            meta: JSON data kept beside them, {"metrics": {"valid/loss": 0.3}}; "step" and "files" are added. With
-                "keep": true the checkpoint is never pruned.
+            meta: JSON data kept beside them, {"metrics": {"valid/loss": 0.3}}; "step", "files" and "sha256" are added.
+                With "keep": true the checkpoint is never pruned.
 
         Raises:
             OSError: the disk is full; the earlier checkpoints stand as they were.
@@ -72,7 +74,8 @@ class Checkpoints:
             for path in files:
                 fsync_file(path)
             digests = {path.relative_to(unfinished).as_posix(): sha256_file(path) for path in files}
-            write_json(unfinished / "meta.json", {**meta, "step": step, "files": digests})
+            described = json_ready({**meta, "step": step, "files": digests})
+            write_json(unfinished / "meta.json", described | {"sha256": _digest(described)})
             published = self._free_name(step)
             os.replace(unfinished, published)
         except BaseException:
@@ -123,7 +126,7 @@ class Checkpoints:
         last = self._step_of("last")
         for path in self._published():
             if _step_in(path) > last:
-                shutil.rmtree(path)
+                self._remove(path)
         if last >= 0:
             self._settle()
 
@@ -136,10 +139,13 @@ class Checkpoints:
         kept = {last, *(path.name for path in newest), *(path.name for path in best)}
         for path in self._published():
             if path.name not in kept and not _read_meta(path).get("keep"):
-                # Renamed first: a folder of which half is gone must not look like a checkpoint.
-                doomed = self.directory / f"{_UNFINISHED}{path.name}"
-                os.replace(path, doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+                self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        # Renamed first: a folder of which half is gone must not look like a checkpoint.
+        doomed = self.directory / f"{_UNFINISHED}{path.name}"
+        os.replace(path, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def _best(self) -> list[Path]:
         """At most `top_k` checkpoints, best first."""
@@ -189,8 +195,16 @@ def _read_meta(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(file.read_text(encoding="utf-8"))
         meta["files"].items()
+        digest = meta.pop("sha256", None)  # earlier checkpoints have none
     except FileNotFoundError:
         raise UserError(f"{file} is missing; choose another checkpoint") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{file} is damaged; choose another checkpoint") from None
+    if digest not in (None, _digest(meta)):
+        raise UserError(f"{file} is damaged (SHA-256 differs); choose another checkpoint")
     return meta
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+    """SHA-256 of a meta's content: spaces and the order of keys don't matter."""
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
