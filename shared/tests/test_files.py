@@ -84,3 +84,18 @@ def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
     path.write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert files.sha256_file(path) == expected
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_an_array_is_read_or_refused(tmp_path: Path, mmap: bool) -> None:
+    path = tmp_path / "array.npy"
+    np.save(path, np.arange(6).reshape(2, 3))
+    assert files.load_array(path, mmap=mmap).tolist() == [[0, 1, 2], [3, 4, 5]]
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:40], whole[:-1], whole.replace(b"'shape'", b"'shape(")):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="."):
+            files.load_array(path, mmap=mmap)
+    np.save(path, np.array([{}]))
+    with pytest.raises(ValueError, match="."):
+        files.load_array(path, mmap=mmap)

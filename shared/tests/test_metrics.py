@@ -72,3 +72,22 @@ def test_tail_follows_a_growing_file_and_a_resume(tmp_path: Path) -> None:
         metrics.write(5, {})
     path.with_name("done").touch()
     assert [record["step"] for record in followed] == [5]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"epoch": 1}', '{"step": null}', '{"step": 1, "time": "late"}', "[1]", "3", "\xff", "[" * 9999]
+)
+def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "epoch": null, "time": 0.5}\n' + line + "\n", encoding="latin-1")
+    with pytest.raises(UserError, match=r"metrics\.jsonl line 2 is not a metrics record"):
+        MetricsWriter(path)
+
+
+def test_what_is_kept_of_a_file_stays_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = b'{"step": 1,  "text": "\\ud800"}\n'
+    path.write_bytes(first + b'{"step": 2}\n')
+    with MetricsWriter(path) as metrics:
+        metrics.truncate_after(1)
+    assert path.read_bytes() == first

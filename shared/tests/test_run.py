@@ -154,3 +154,30 @@ def test_a_run_that_was_opened_cannot_be_changed(tmp_path: Path) -> None:
         pass
     with pytest.raises(RuntimeError, match="open for reading"):
         Run.open(tmp_path / "run").finish({})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("config", []),
+        ("inputs", [3]),
+        ("inputs", [{"path": None, "sha256": ""}]),
+        ("environment", {}),
+        ("status", None),
+    ],
+)
+def test_a_part_that_is_not_what_a_run_has_there_is_named(tmp_path: Path, name: str, value: Any) -> None:
+    with create(tmp_path / "run") as run:
+        run.finish({})
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record_of(run.path) | {name: value}))
+    with pytest.raises(UserError, match=f'run.json is damaged: its "{name}"'):
+        Run.open(run.path, tool="trainworks")
+
+
+def test_the_recipe_of_another_version_is_one_line(tmp_path: Path) -> None:
+    with create(tmp_path / "run") as run:
+        assert run.recipe(Example) == Example(steps=7)
+    record = record_of(run.path)
+    (run.path / "run.json").write_text(json.dumps(record | {"config": {"steps": 7, "stride": 2}}))
+    with pytest.raises(UserError, match=r"run\.json holds no recipe of this version: stride"):
+        Run.open(run.path).recipe(Example)

@@ -162,3 +162,13 @@ def test_the_template_is_a_suite_of_any_command(ablate, tmp_path):
     assert shown.out == (
         "baseline\n    (the base recipe)\n    The base recipe.\nsmaller\n    network.dim=32\n    Is the width needed?\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"\xff\xfe", "is not UTF-8 text"), (b"x = " + b"[" * 9999, "nested too deep")]
+)
+def test_a_file_that_is_no_suite_is_one_line(tmp_path, content, said):
+    path = tmp_path / "suite.toml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        load_suite(str(path))

@@ -151,10 +151,12 @@ def _read(path: Path) -> dict[str, Any]:
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deep for a recipe") from None
+    if path.suffix == ".json" and isinstance(values, dict) and {"schema", "tool", "config"} <= values.keys():
+        values = values["config"]
     if not isinstance(values, dict):
         raise UserError(f"{path}: a recipe is a table of keys, not {type(values).__name__}")
-    if path.suffix == ".json" and {"schema", "tool", "config"} <= values.keys():
-        values = values["config"]
     return values
 
 

@@ -47,12 +47,12 @@ class MetricsWriter:
         self._rewrite(lambda record: record["step"] <= step)
 
     def _rewrite(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        records = read_metrics(self.path) if self.path.exists() else []
-        kept = [record for record in records if wanted(record)]
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
-        if self.path.exists() and self.path.stat().st_size != len(text.encode()):
+        lines = _whole_lines(self.path) if self.path.exists() else []
+        kept = [(line, record) for line, record in lines if wanted(record)]
+        text = b"".join(line + b"\n" for line, _ in kept)
+        if self.path.exists() and self.path.stat().st_size != len(text):
             atomic_write(self.path, text)
-        self._origin = self._clock() - (kept[-1]["time"] if kept else 0.0)
+        self._origin = self._clock() - (kept[-1][1].get("time", 0.0) if kept else 0.0)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (held open for the run)
 
     def close(self) -> None:
@@ -71,11 +71,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         UserError: there is no such file, or a line inside it is no record.
     """
-    try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        raise UserError(f"no metrics at {path}; a training command writes them") from None
-    return [_parse(line, path, number) for number, line in enumerate(lines[:-1], start=1)]
+    return [record for _, record in _whole_lines(path)]
 
 
 def tail_metrics(
@@ -115,10 +111,21 @@ def tail_metrics(
         time.sleep(poll)
 
 
+def _whole_lines(path: str | Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Each line that has its newline, with its record."""
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        raise UserError(f"no metrics at {path}; a training command writes them") from None
+    return [(line, _parse(line, path, number)) for number, line in enumerate(lines[:-1], start=1)]
+
+
 def _parse(line: bytes, path: str | Path, number: int) -> dict[str, Any]:
     try:
         record = json.loads(line)
-        record["step"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} line {number} is not a metrics record") from None
+        known = isinstance(record["step"], int) and isinstance(record.get("time", 0.0), int | float)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        known = False
+    if not known:
+        raise UserError(f"{path} line {number} is not a metrics record")
     return record

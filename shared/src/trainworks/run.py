@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,8 +21,9 @@ from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
-from trainworks.config import Resolved
+from trainworks.config import AnyRecipe, Resolved
 from trainworks.console import Interrupted, UserError
 from trainworks.files import atomic_write, fsync_directory, json_ready, sha256_file, write_json
 
@@ -49,6 +50,19 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The resolved recipe as plain data."""
         return self.record["config"]
+
+    def recipe(self, kind: type[AnyRecipe]) -> AnyRecipe:
+        """The resolved recipe, checked.
+
+        Raises:
+            UserError: it is not of that kind: another version wrote it, or it is damaged.
+        """
+        try:
+            return kind.model_validate(self.config)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where, reason = ".".join(map(str, first["loc"])) or "config", first["msg"]
+            raise UserError(f"{self.path / 'run.json'} holds no recipe of this version: {where}: {reason}") from None
 
     @property
     def metrics_path(self) -> Path:
@@ -159,7 +173,7 @@ class Run:
         except (FileNotFoundError, NotADirectoryError):
             what = "has no run.json, so it is not a run directory" if path.exists() else "does not exist"
             raise UserError(f"{path} {what}; a training command makes one with --out") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UserError(f"{file} is damaged: it is not JSON") from None
         if not isinstance(record, dict) or not {"schema", "tool", "config"} <= record.keys():
             raise UserError(f"{file} does not describe a run: schema, tool or config is missing")
@@ -167,6 +181,10 @@ class Run:
             raise UserError(f"{file} has schema {record['schema']}; this version reads schema {SCHEMA}")
         if tool is not None and record["tool"] != tool:
             raise UserError(f"{path} is a run of {record['tool']}, not of {tool}")
+        for name, is_sound in _SOUND.items():
+            wanted = tool is not None and name != "resumed"  # a foreign command may leave out what nobody asks it for
+            if (name in record or wanted) and not is_sound(record.get(name)):
+                raise UserError(f'{file} is damaged: its "{name}" is not what a run has there')
         return cls(path, record)
 
     def finish(self, result: Mapping[str, Any]) -> None:
@@ -201,6 +219,22 @@ class Run:
             raise RuntimeError(f"{self.path} is open for reading")
         self.record = json_ready({**self.record, **changes})
         write_json(self.path / "run.json", self.record)
+
+
+def _holds(record: Any, **kinds: type) -> bool:
+    return isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in kinds.items())
+
+
+_SOUND: dict[str, Callable[[Any], bool]] = {
+    "id": lambda value: isinstance(value, str),
+    "tool": lambda value: isinstance(value, str),
+    "status": lambda value: isinstance(value, str),
+    "config": lambda value: isinstance(value, dict),
+    "inputs": lambda value: isinstance(value, list) and all(_holds(one, path=str, sha256=str) for one in value),
+    "environment": lambda value: _holds(value, device=str, threads=int),
+    "resumed": lambda value: isinstance(value, list),
+}
+"""What run.json holds, as far as readers rely on it."""
 
 
 def is_taken(path: Path) -> bool:

@@ -135,7 +135,7 @@ def read_record(paths: JobPaths) -> Record:
         return Record(**json.loads(paths.record.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return Record("finished", "", 1) if is_done(paths) else Record()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise UserError(f"{paths.record} is damaged; remove it, and the run is judged by its directory") from None
 
 
@@ -143,7 +143,7 @@ def read_run(run: Path) -> dict[str, Any] | None:
     """A run's run.json; None where there is none that can be read."""
     try:
         record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

@@ -264,7 +264,7 @@ def _read_config(file: Path) -> dict[str, Any] | None:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{file} is damaged: it is not JSON; remove it to run the variant again") from None
     return config if isinstance(config, dict) else {}
 
@@ -295,7 +295,7 @@ def read_plan(folder: Path) -> Plan:
         name, data, threads = plan["suite"], plan["data"], plan["threads"]
     except FileNotFoundError:
         raise UserError(f"{folder} is no suite's folder: it has no {PLAN}; `ablate run` makes one") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{folder / PLAN} is damaged or of another version; `ablate run` writes it anew") from None
     begun = [variant for variant in variants_of(suite) if (folder / f"config_{variant.name}.json").exists()]
     return Plan(name, suite, begun, suite.seeds, data, threads, folder.absolute())

@@ -268,7 +268,10 @@ def _read(suite: str, children: tuple[Path, ...]) -> dict[str, Any]:
     """A suite's tables, merged over those that it extends; `children` are the suites on the way to it."""
     path = Path(suite)
     if path.is_file():
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"{suite} is not UTF-8 text; a suite is a TOML file") from None
     elif suite in built_in_suites():
         text = suite_text(suite)
     else:
@@ -282,6 +285,8 @@ def _read(suite: str, children: tuple[Path, ...]) -> dict[str, Any]:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{suite}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{suite} is nested too deep for a suite") from None
     parent = values.pop("extends", None)
     _check_keys(Suite, values, suite, "")
     if parent is None:

@@ -400,7 +400,7 @@ def read_weights(file: Path) -> dict[str, Any]:
         return settings | {"feedback.weighting": "fixed"}
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; disc-train tune makes one") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{file} holds no weights of {', '.join(LEVELS)}; disc-train tune makes one") from None
 
 

@@ -58,7 +58,7 @@ def explain(
         UserError: no such run, a run without feedback, rows of another table, an unknown metric, data that changed.
     """
     run = Run.open(path, tool=TOOL)
-    recipe = TrainRecipe.model_validate(run.config)
+    recipe = run.recipe(TrainRecipe)
     if recipe.feedback.schedule == "none":
         raise UserError(f"{path} was trained with schedule none: it has no objectives to explain")
     found: dict[str, Any] = {

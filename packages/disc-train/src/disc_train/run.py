@@ -98,7 +98,7 @@ def resume_run(
     if run.record["status"] == "finished":
         info(f"{path} is finished already")
         return path
-    recipe = TrainRecipe.model_validate(run.config)
+    recipe = run.recipe(TrainRecipe)
     begun = run.record["inputs"][0]
     source = data or begun["path"]
     if source == "-" and data is None:
@@ -187,7 +187,7 @@ def read_schema(path: Path) -> Schema:
         return Schema.from_json(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{file} is missing; the run never began to train: train again with --overwrite") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{file} is damaged") from None
 
 
@@ -213,7 +213,7 @@ def load_trained(path: Path, checkpoint: str = "best", device: str = "auto", thr
         UserError: no run of disc-train, no such checkpoint, a damaged file.
     """
     run = Run.open(path, tool=TOOL)
-    recipe = TrainRecipe.model_validate(run.config)
+    recipe = run.recipe(TrainRecipe)
     schema = read_schema(run.path)
     folder, _ = Checkpoints(run.checkpoints_path).load(checkpoint)
     chosen = resolve_device(device)

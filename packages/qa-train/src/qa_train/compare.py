@@ -250,7 +250,7 @@ def _read_predictions(file: Path) -> _Records:
         try:
             record = json.loads(line)
             problem = _problem(record)
-        except ValueError:
+        except (ValueError, RecursionError):
             problem = "it is not JSON"
         if problem is None and record["id"] in records:
             problem = f'the id "{record["id"]}" occurs twice'

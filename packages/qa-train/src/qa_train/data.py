@@ -132,7 +132,7 @@ def recorded_answers(record: Mapping[str, Any]) -> Counter[str] | None:
             for cell in described["cells"].values():
                 answers.update(cell["answers"])
             return answers
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass  # no data.json of ours: directories may be made by hand
     if not file.is_file() or sha256_file(file) != record["sha256"]:
         return None

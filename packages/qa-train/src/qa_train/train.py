@@ -99,7 +99,7 @@ def resume_run(path: Path, device: str, threads: int | None, tracker: str) -> Pa
     if run.record["status"] == "finished":
         info(f"{path} is finished already")
         return path
-    recipe = TrainRecipe.model_validate(run.config)
+    recipe = run.recipe(TrainRecipe)
     require_framework(recipe.model)
     check_tracker(tracker)
     files = [Path(record["path"]) for record in run.record["inputs"]]
@@ -181,7 +181,7 @@ def load_trained(path: Path, checkpoint: str = "best", device: str = "auto", thr
         UserError: no run of qa-train, no such checkpoint, a damaged file, a framework that is not installed.
     """
     run = Run.open(path, tool=TOOL)
-    recipe = TrainRecipe.model_validate(run.config)
+    recipe = run.recipe(TrainRecipe)
     require_framework(recipe.model)
     folder, _ = Checkpoints(run.checkpoints_path).load(checkpoint)
     vocabulary = read_vocabulary(path)
@@ -215,7 +215,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
     file = path / "vocabulary.json"
     try:
         return Vocabulary(tuple(json.loads(file.read_text(encoding="utf-8"))["words"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{file} is missing or damaged") from None
 
 
