@@ -1,13 +1,16 @@
 """Sound files to a prepared folder: what is kept, how it is dealt, and what is said of the rest."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import soundfile
 
+from trainworks.console import UserError
 from voice_gan.data import Segments, load_utterances, read_index
 from voice_gan.loudness import TARGET, gating_energies, integrated
+from voice_gan.prepare import read_manifest
 
 
 def report_of(folder):
@@ -175,3 +178,24 @@ def test_a_damaged_folder_is_said_in_one_line(voice_gan, data, tmp_path) -> None
         ended = voice_gan("train", folder, "--out", tmp_path / "run")
         assert (ended.status, ended.err.count("\n")) == (2, 1)
         assert said in ended.err
+
+
+@pytest.mark.parametrize(
+    "change", [{"start": 10**9}, {"samples": None}, {"start": "0"}, {"samples": -256}, {"speaker": 3}]
+)
+def test_an_index_that_is_not_of_this_sound_is_refused(data, tmp_path, change) -> None:
+    split = tmp_path / "test"
+    shutil.copytree(data / "test", split)
+    index = json.loads((split / "index.json").read_text())
+    index["utterances"][0] |= change
+    (split / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"index\.json is damaged, or of other sound"):
+        load_utterances(split)
+
+
+@pytest.mark.parametrize("row", [{"path": 3, "speaker": "a"}, {"path": "a", "speaker": [1]}, {"path": "a"}, [1]])
+def test_a_row_of_a_manifest_without_path_and_speaker_is_named(tmp_path, row) -> None:
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text(json.dumps({"path": "a.wav", "speaker": "a"}) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(UserError, match="row 2: path and speaker are wanted"):
+        read_manifest(manifest)

@@ -7,10 +7,14 @@ import hashlib
 import json
 import math
 import os
+import tokenize
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -54,6 +58,27 @@ def json_ready(value: Any) -> Any:
     if hasattr(value, "tolist"):  # a NumPy scalar or array, or a tensor
         return json_ready(value.tolist())
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def load_array(path: str | os.PathLike[str], *, mmap: bool = False) -> np.ndarray:
+    """The array of an .npy file; pickled objects are never loaded.
+
+    Args:
+        mmap: leave the numbers on the disk until they are asked for.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is damaged, or holds no array of numbers or text.
+    """
+    import numpy as np
+
+    try:
+        if mmap:
+            return np.lib.format.open_memmap(path, mode="r")
+        with open(path, "rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (EOFError, OverflowError, SyntaxError, TypeError, tokenize.TokenError) as error:  # of NumPy's header parser
+        raise ValueError(f"its header can't be read: {error}") from None
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -40,11 +40,11 @@ def compress_prompts(trained: Trained, source: str) -> bytes:
     return safetensors.numpy.save(latents, metadata={"run": trained.run_id, "order": order})
 
 
-def answer_latents(trained: Trained, source: str, batch_size: int) -> Iterator[tuple[str, str]]:
-    """The id and the answer of each prompt in a file that `compress_prompts` made, in its order.
+def read_latents(source: str) -> tuple[list[str], list[np.ndarray], str]:
+    """Ids of prompts, the latents (S, K) float16 of each one's tokens, and the id of the run that made them.
 
     Raises:
-        UserError: no such file, a damaged one, or one that another run made.
+        UserError: no such file, or one that `compress_prompts` did not make.
     """
     shown = "stdin" if source == "-" else source
     try:
@@ -53,11 +53,23 @@ def answer_latents(trained: Trained, source: str, batch_size: int) -> Iterator[t
         arrays = safetensors.numpy.load(data)
         names, run = json.loads(header["order"]), header["run"]
         prompts = [arrays[name] for name in names]
+        np.concatenate(prompts)  # one width, at least one prompt
     except FileNotFoundError:
         raise UserError(f"no such file: {source}; adapter-stage1 compress makes one") from None
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError):
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{shown} is damaged, or adapter-stage1 compress did not make it") from None
+    return names, prompts, run
+
+
+def answer_latents(trained: Trained, source: str, batch_size: int) -> Iterator[tuple[str, str]]:
+    """The id and the answer of each prompt in a file that `compress_prompts` made, in its order.
+
+    Raises:
+        UserError: no such file, a damaged one, or one that another run made.
+    """
+    names, prompts, run = read_latents(source)
     if run != trained.run_id:
+        shown = "stdin" if source == "-" else source
         raise UserError(f"{shown} was made by run {run}, and {trained.path} is {trained.run_id}; their latents differ")
     latents_UK, place = np.unique(np.concatenate(prompts), axis=0, return_inverse=True)
     device = trained.language_model.device

@@ -128,5 +128,5 @@ def read_format(name: str) -> PromptFormat:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         return PromptFormat(path.stem, record["header"], record["shot"], record["query"], tuple(record["stop"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{name} is not a prompt format (JSON with header, shot, query, stop): {error!r}") from None

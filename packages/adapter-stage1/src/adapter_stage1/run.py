@@ -28,7 +28,7 @@ from adapter_stage1.train import MONITOR, TIE_BREAK, WEIGHTS, Loop, Setting, bui
 from trainworks.checkpoint import Checkpoints
 from trainworks.config import Resolved
 from trainworks.console import UserError, info, warn
-from trainworks.files import atomic_write, write_json
+from trainworks.files import atomic_write, load_array, write_json
 from trainworks.metrics import MetricsWriter
 from trainworks.plots import plot_curves
 from trainworks.run import Run, check_free
@@ -111,7 +111,7 @@ def resume_run(
         info(f"{path} is finished already")
         return path
     check_tracker(tracker)
-    recipe = TrainRecipe.model_validate(run.config)
+    recipe = run.recipe(TrainRecipe)
     (data,) = run.record["inputs"]
     examples = load_examples(data["path"])
     if source_record(data["path"], len(examples))["sha256"] != data["sha256"]:
@@ -253,8 +253,8 @@ def save_frequencies(path: Path, frequencies_V: np.ndarray) -> None:
 def load_frequencies(path: Path) -> np.ndarray:
     """What `save_frequencies` wrote; UserError for a missing or damaged file."""
     try:
-        return np.load(path)
-    except (OSError, ValueError, EOFError):
+        return load_array(path)
+    except (OSError, ValueError):
         raise UserError(f"{path} is missing or damaged") from None
 
 
@@ -312,7 +312,7 @@ def load_trained(
         UserError: no run of this tool, a damaged file, or another language model than the run's.
     """
     run = Run.open(path, tool=TOOL)
-    recipe = TrainRecipe.model_validate(run.config)
+    recipe = run.recipe(TrainRecipe)
     set_threads(threads)
     if language_model is None:
         language_model = load_language_model(
@@ -358,12 +358,12 @@ def read_prompt(path: Path) -> tuple[PromptFormat, list[Example]]:
     try:
         shots = [replace(Example(**shot), answers=tuple(shot["answers"])) for shot in record.pop("shots")]
         return PromptFormat(**{**record, "stop": tuple(record["stop"])}), shots
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is damaged") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise UserError(f"{path} is missing or damaged") from None

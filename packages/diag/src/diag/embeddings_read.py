@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -14,10 +15,20 @@ import numpy as np
 
 from diag.extras import require
 from trainworks.console import UserError
+from trainworks.files import load_array
 
 SUFFIXES = (".npz", ".npy", ".parquet", ".csv")
 EMBEDDING_NAMES = ("embeddings", "embedding", "emb", "features", "x", "latents")
-UNREADABLE = (ValueError, OSError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    ValueError,
+    OSError,
+    EOFError,
+    SyntaxError,
+    tokenize.TokenError,
+    csv.Error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 LABEL_NAMES = ("labels", "label", "speaker", "speakers", "speaker_id", "class", "target", "y")
 
 
@@ -130,7 +141,7 @@ def _read_npz(path: Path, label_column: str | None) -> tuple[Any, Any]:
 def _read_npy(path: Path, label_column: str | None) -> tuple[Any, Any]:
     if label_column is not None:
         raise UserError(f"{path} has no columns; give its labels as a file with --labels")
-    return np.load(path, allow_pickle=False), None
+    return load_array(path), None
 
 
 def _read_csv(path: Path, label_column: str | None) -> tuple[Any, Any]:
@@ -177,7 +188,7 @@ def _read_parquet(path: Path, label_column: str | None) -> tuple[Any, Any]:
 def _read_labels(path: Path) -> np.ndarray:
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
+            return load_array(path)
         return np.array(path.read_text(encoding="utf-8-sig").splitlines())
     except UNREADABLE as error:
         raise UserError(f"{path} cannot be read as labels: {error}") from None

@@ -264,7 +264,7 @@ def _metadata(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {"problem": f"{path.name} is not JSON"}
 
 

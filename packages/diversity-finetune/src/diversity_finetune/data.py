@@ -18,7 +18,7 @@ import numpy as np
 
 from diversity_finetune.tokenizer import Tokenizer
 from trainworks.console import UserError, info, warn
-from trainworks.files import fsync_directory, sha256_file, write_json
+from trainworks.files import fsync_directory, load_array, sha256_file, write_json
 from trainworks.run import is_taken
 from trainworks.seeding import rng
 
@@ -325,10 +325,10 @@ def read_arrays(directory: Path, name: str, vocabulary: int) -> Arrays:
 
 def _read_array(path: Path, vocabulary: int) -> np.ndarray:
     try:
-        ids = np.load(path, allow_pickle=False)
+        ids = load_array(path)
     except FileNotFoundError:
         raise UserError(f"no {path}; make it with diversity-finetune prepare") from None
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if ids.ndim != 2 or ids.dtype != np.int32 or not len(ids):
         raise UserError(f"{path} is not an int32 array of rows of ids; prepare it again")

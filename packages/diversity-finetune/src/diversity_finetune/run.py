@@ -120,7 +120,7 @@ def resume_run(path: Path, device: str, threads: int | None, tracker: str) -> Pa
     if run.record["status"] == "finished":
         info(f"{path} is finished already")
         return path
-    recipe = TrainRecipe.model_validate(run.config)
+    recipe = run.recipe(TrainRecipe)
     check_tracker(tracker)
     check_recipe(recipe)
     for record in run.record["inputs"]:
@@ -215,7 +215,7 @@ def load_weights(
     if path is None:
         raise UserError(f"no run.json above {weights}: weights are read where training put them, inside the run")
     run = Run.open(path, tool=TOOL)
-    recipe, words = TrainRecipe.model_validate(run.config), Tokenizer.load(tokenizer)
+    recipe, words = run.recipe(TrainRecipe), Tokenizer.load(tokenizer)
     made_with = next(r["sha256"] for r in run.record["inputs"] if Path(r["path"]).name == TOKENIZER_JSON)
     if sha256_file(tokenizer) != made_with:
         raise UserError(f"{tokenizer} is not the tokenizer that {path} was trained with (SHA-256 differs)")

@@ -178,7 +178,7 @@ class Tokenizer:
             return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise UserError(f"no tokenizer at {path}; diversity-finetune prepare makes one") from None
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise UserError(f"{path} is not a tokenizer of diversity-finetune: {error}") from None
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from trainworks.console import UserError
+from trainworks.files import load_array
 from trainworks.seeding import rng
 
 SPLITS = ("train", "valid", "test", "unseen")
@@ -109,7 +110,7 @@ def read_index(path: Path) -> dict[str, Any]:
         return json.loads((path / "index.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} has no index.json; voice-gan prepare AUDIO_DIR --out DIR makes it") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{path / 'index.json'} is damaged; prepare the sound again") from None
 
 
@@ -129,13 +130,13 @@ def load_utterances(folder: str | Path, split: str | None = None) -> list[Uttera
     def shard(number: int) -> tuple[np.ndarray, np.ndarray]:
         names = (f"wave_{number:03d}.npy", f"f0_{number:03d}.npy")
         try:
-            wave, f0 = (np.load(place / name, mmap_mode="r") for name in names)
+            wave, f0 = (load_array(place / name, mmap=True) for name in names)
         except (OSError, ValueError) as error:
             raise UserError(f"{place}: shard {number} can't be read ({error}); prepare the sound again") from None
         return wave, f0
 
     try:
-        return [
+        found = [
             Utterance(
                 id=entry["id"],
                 speaker=entry["speaker"],
@@ -148,8 +149,23 @@ def load_utterances(folder: str | Path, split: str | None = None) -> list[Uttera
             )
             for entry in index["utterances"]
         ]
+        whole = all(map(_lies_in_its_shard, found))
     except (KeyError, TypeError):
-        raise UserError(f"{place / 'index.json'} is damaged; prepare the sound again") from None
+        whole = False
+    if not whole:
+        raise UserError(f"{place / 'index.json'} is damaged, or of other sound; prepare the sound again")
+    return found
+
+
+def _lies_in_its_shard(utterance: Utterance) -> bool:
+    place = (utterance.start, utterance.samples, utterance.rate, utterance.hop)
+    return (
+        all(type(number) is int for number in place)
+        and isinstance(utterance.speaker, str)
+        and utterance.start >= 0
+        and min(utterance.samples, utterance.rate, utterance.hop) > 0
+        and utterance.start + utterance.samples <= len(utterance.shard[0]) <= len(utterance.shard[1]) * utterance.hop
+    )
 
 
 @dataclass(frozen=True)

@@ -103,12 +103,13 @@ def read_manifest(path: Path) -> list[Source]:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:
             rows = list(csv.DictReader(text.splitlines()))
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise UserError(f"manifest {path} can't be read: {error}") from None
     sources = []
     for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or not row.get("path") or not row.get("speaker"):
-            raise UserError(f"manifest {path}, row {number}: path and speaker are wanted")
+        told = isinstance(row, dict) and isinstance(row.get("path"), str) and row["path"] and row.get("speaker")
+        if not told or not isinstance(row["speaker"], str | int) or not isinstance(row.get("text"), str | None):
+            raise UserError(f"manifest {path}, row {number}: path and speaker are wanted; text may be there")
         sources.append(Source(path.parent / row["path"], str(row["speaker"]), row.get("text") or None))
     if not sources:
         raise UserError(f"manifest {path} has no rows")

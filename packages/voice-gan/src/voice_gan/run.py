@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from trainworks.checkpoint import Checkpoints
 from trainworks.config import Resolved
@@ -107,7 +108,7 @@ def resume_run(path: Path, options: Options) -> Path | None:
         info(f"{path} is finished already")
         return path
     check_tracker(options.tracker)
-    recipe = VoiceRecipe.model_validate(run.config)
+    recipe = run.recipe(VoiceRecipe)
     check_recipe(recipe)
     (begun,) = run.record["inputs"]
     index = Path(begun["path"])
@@ -173,6 +174,18 @@ def train_run(run: Run, recipe: VoiceRecipe, data: Path, device: torch.device, t
         run.finish(result)
 
 
+def prepared_audio(data: Path) -> AudioConfig:
+    """What sound was prepared with.
+
+    Raises:
+        UserError: no prepared folder, or a damaged index.
+    """
+    try:
+        return AudioConfig.model_validate(read_index(data)["audio"])
+    except (KeyError, TypeError, ValidationError):
+        raise UserError(f"{data / 'index.json'} is damaged; prepare the sound again") from None
+
+
 def load_data(data: Path, recipe: VoiceRecipe) -> tuple[Segments, list[Utterance]]:
     """Training segments and validation utterances; without a valid split, some training utterances stand in.
 
@@ -180,7 +193,7 @@ def load_data(data: Path, recipe: VoiceRecipe) -> tuple[Segments, list[Utterance
         UserError: no prepared folder, made for other audio settings, too few speakers.
     """
     train = load_utterances(data, "train")
-    prepared, wanted = AudioConfig.model_validate(read_index(data)["audio"]), recipe.audio
+    prepared, wanted = prepared_audio(data), recipe.audio
     for name in ("rate", "hop", "f0_min", "f0_max"):
         if getattr(prepared, name) != getattr(wanted, name):
             raise UserError(
@@ -233,7 +246,7 @@ def load_trained(path: Path, checkpoint: str = "best", device: str = "auto", thr
         UserError: no run of voice-gan, no such checkpoint, a damaged file.
     """
     run = Run.open(path, tool=TOOL)
-    recipe = VoiceRecipe.model_validate(run.config)
+    recipe = run.recipe(VoiceRecipe)
     folder, _ = Checkpoints(run.checkpoints_path).load(checkpoint)
     chosen = resolve_device(device)
     set_threads(threads)
