@@ -210,3 +210,17 @@ def test_a_meta_of_before_it_had_a_digest_of_its_own_is_read(tmp_path: Path) -> 
     del meta["sha256"]
     file.write_text(json.dumps(meta))
     assert book.load()[1] == meta
+
+
+def test_what_was_logged_is_on_the_disk_before_a_checkpoint_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        pushed.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.strip(".").split(".")[0])
+        fsync(descriptor)
+
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    monkeypatch.setattr(os, "fsync", noted)
+    publish(Checkpoints(tmp_path / "checkpoints"), 1)
+    assert pushed.index("metrics") < pushed.index("meta")

@@ -94,8 +94,8 @@ def test_an_array_is_read_or_refused(tmp_path: Path, mmap: bool) -> None:
     whole = path.read_bytes()
     for damaged in (b"", whole[:40], whole[:-1], whole.replace(b"'shape'", b"'shape(")):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError):  # noqa: PT011  (the words are NumPy's)
             files.load_array(path, mmap=mmap)
     np.save(path, np.array([{}]))
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError):  # noqa: PT011  (the words are NumPy's)
         files.load_array(path, mmap=mmap)

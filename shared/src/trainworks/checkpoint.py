@@ -21,6 +21,7 @@ from typing import Any, Literal
 from trainworks.console import UserError
 from trainworks.files import fsync_directory, fsync_file, json_ready, sha256_file, write_json
 
+METRICS = "metrics.jsonl"
 _UNFINISHED = ".unfinished-"  # prefix of what a crash may leave behind
 
 
@@ -67,6 +68,9 @@ class Checkpoints:
         if not self._recovered:
             self.recover()
         unfinished = self.directory / f"{_UNFINISHED}{uuid.uuid4().hex[:8]}"
+        metrics = self.directory.parent / METRICS
+        if metrics.exists():
+            fsync_file(metrics)  # after a power cut no checkpoint may be there whose own records are not
         try:
             unfinished.mkdir()
             write(unfinished)
