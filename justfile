@@ -103,6 +103,10 @@ adapter QUESTIONS="builtin:facts" TEST="builtin:facts-test" OUT="runs/adapter" T
 install-matrix *args: sync
     {{ run }} python tools/install_matrix.py {{ args }}
 
+# Kills, full disks, read-only places, two writers, wrong clocks and damaged checkpoints on every tool: what is lost?
+accept-faults *args: sync
+    {{ run }} python tools/accept_faults.py --out runs/accept-faults {{ args }}
+
 # Every tool beside its peer in one table; --quick takes minutes, --only stories,pca some, --against OLD.json compares.
 bench *args: sync
     JUST='{{ just_executable() }}' {{ run }} python tools/bench.py {{ args }}
