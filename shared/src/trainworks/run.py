@@ -181,10 +181,10 @@ class Run:
             raise UserError(f"{file} has schema {record['schema']}; this version reads schema {SCHEMA}")
         if tool is not None and record["tool"] != tool:
             raise UserError(f"{path} is a run of {record['tool']}, not of {tool}")
-        for name, is_sound in _SOUND.items():
-            wanted = tool is not None and name != "resumed"  # a foreign command may leave out what nobody asks it for
-            if (name in record or wanted) and not is_sound(record.get(name)):
-                raise UserError(f'{file} is damaged: its "{name}" is not what a run has there')
+        if tool is not None:  # runs of foreign commands may hold less, or more
+            for name, is_sound in _SOUND.items():
+                if not is_sound(record.get(name)):
+                    raise UserError(f'{file} is damaged: its "{name}" is not what a run has there')
         return cls(path, record)
 
     def finish(self, result: Mapping[str, Any]) -> None:
@@ -227,14 +227,13 @@ def _holds(record: Any, **kinds: type) -> bool:
 
 _SOUND: dict[str, Callable[[Any], bool]] = {
     "id": lambda value: isinstance(value, str),
-    "tool": lambda value: isinstance(value, str),
     "status": lambda value: isinstance(value, str),
     "config": lambda value: isinstance(value, dict),
     "inputs": lambda value: isinstance(value, list) and all(_holds(one, path=str, sha256=str) for one in value),
     "environment": lambda value: _holds(value, device=str, threads=int),
-    "resumed": lambda value: isinstance(value, list),
+    "resumed": lambda value: value is None or isinstance(value, list),
 }
-"""What run.json holds, as far as readers rely on it."""
+"""What a tool's own run.json holds, as far as it relies on it."""
 
 
 def is_taken(path: Path) -> bool:
