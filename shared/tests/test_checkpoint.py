@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -224,3 +225,15 @@ def test_what_was_logged_is_on_the_disk_before_a_checkpoint_is(tmp_path: Path, m
     monkeypatch.setattr(os, "fsync", noted)
     publish(Checkpoints(tmp_path / "checkpoints"), 1)
     assert pushed.index("metrics") < pushed.index("meta")
+
+
+def test_a_file_of_the_run_that_the_weights_need_is_checked_with_them(tmp_path: Path) -> None:
+    vocabulary = tmp_path / "run" / "vocabulary.json"
+    vocabulary.parent.mkdir()
+    vocabulary.write_text('["yes", "no"]')
+    publish(Checkpoints(tmp_path / "run" / "checkpoints", beside=[vocabulary]), 1)
+    moved = Path(shutil.move(tmp_path / "run", tmp_path / "moved"))
+    Checkpoints(moved / "checkpoints").load()
+    (moved / "vocabulary.json").write_text('["no", "yes"]')
+    with pytest.raises(UserError, match=r"moved/vocabulary\.json is damaged .*; bring it back from a copy of the run"):
+        Checkpoints(moved / "checkpoints").load()

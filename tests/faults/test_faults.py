@@ -11,7 +11,7 @@ from faults.trainings import TRAININGS
 from faults.trials import FAULTS, MOUNTING, Workshop, can_mount
 
 QUICKEST = TRAININGS[0].name
-EVERY = ("kill", "damage, read")
+EVERY = ("kill", "flip or cut")
 """What is done to every tool."""
 
 

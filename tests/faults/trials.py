@@ -141,9 +141,10 @@ def kill(shop: Workshop, chance: Chance) -> Outcome:
         run = room / "run"
         for _ in range(KILLS):
             how = chance.choice(("anywhere", "kill_at", "tear_at", "cut_power_at"))
-            child = shop.go_on(run, () if how == "anywhere" else (how, shop.moment(chance)))
+            # In the first half, as counted from where it goes on, so that it is killed a few times before it ends.
+            child = shop.go_on(run, () if how == "anywhere" else (how, chance.randint(1, shop.calls // 2)))
             if how == "anywhere":
-                work_for(child, chance.uniform(0, shop.cpu))
+                work_for(child, chance.uniform(0, shop.cpu / 2))
                 child.send(signal.SIGKILL)
             ended = child.wait()
             if not done.expect(
@@ -180,21 +181,21 @@ def read_only(shop: Workshop, chance: Chance) -> Outcome:
     done = Outcome(tried=3)
     with shop.room() as room:
         place = room / "place"
-        shutil.copytree(shop.half_done, place / "half", symlinks=True)
-        shutil.copytree(shop.unbroken, place / "whole", symlinks=True)
+        shutil.copytree(shop.half_done, place / "half" / "run", symlinks=True)
+        shutil.copytree(shop.unbroken, place / "whole" / "run", symlinks=True)
         before = contents(place)
         with mounted("--bind", str(place), on=place) as locked:
             subprocess.run(["mount", "-o", "remount,ro,bind", str(locked)], check=True)
             for what, ended in (
                 ("train", shop.start(locked / "new").wait()),
-                ("resume", shop.go_on(locked / "half").wait()),
+                ("resume", shop.go_on(locked / "half" / "run").wait()),
             ):
                 done.refused += done.expect(ended.is_one_line(), f"{what}: status {ended.status}: {ended.err}")
-            used = shop.use(locked / "whole")
-            same = (used.status, used.out) == (0, shop.used.out.replace(str(shop.unbroken), str(locked / "whole")))
+            used = shop.use(locked / "whole" / "run")
+            same = (used.status, used.out) == (0, shop.used.out)
             done.resumed += done.expect(same, f"use: status {used.status}: {used.err}")
         done.expect(contents(place) == before, "something was changed")
-        _ends_as_unbroken(shop, place / "half", done)
+        _ends_as_unbroken(shop, place / "half" / "run", done)
     return done
 
 
@@ -272,7 +273,7 @@ def damage_unseen(shop: Workshop, chance: Chance, times: int = 100) -> Outcome:
     with shop.room() as room:
         for number in range(times):
             run = room / str(number)
-            shutil.copytree(shop.half_done / "checkpoints", run / "checkpoints", symlinks=True)
+            shutil.copytree(shop.half_done, run, symlinks=True)
             file = chance.choice(checkpoint_files(run))
             how = spoil(file, chance)
             try:
@@ -293,7 +294,7 @@ FAULTS: dict[str, Callable[[Workshop, Chance], Outcome]] = {
     "two writers": two_writers,
     "clock": clock_back,
     "damage": damage,
-    "damage, read": damage_unseen,
+    "flip or cut": damage_unseen,
 }
 
 
@@ -341,7 +342,9 @@ def _datasets(file: Path) -> dict[str, bytes]:
 
 
 def checkpoint_files(run: Path) -> list[Path]:
-    return sorted(path for path in (run / "checkpoints" / "last").resolve().rglob("*") if path.is_file())
+    """All files that the last checkpoint consists of, and those of the run that it means nothing without."""
+    folder, meta = Checkpoints(run / "checkpoints").load("last")
+    return [folder / "meta.json", *((folder / name).resolve() for name in sorted(meta["files"]))]
 
 
 def spoil(file: Path, chance: Chance) -> str:

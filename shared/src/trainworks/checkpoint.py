@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,8 @@ class Checkpoints:
             A checkpoint whose metric is absent or not finite is never among the best.
         mode: "min" if lower is better, "max" if higher is.
         tie_break: a metric that decides between equals, lower is better; without one the earlier checkpoint is better.
+        beside: files of the run that its weights mean nothing without, such as a vocabulary. Their SHA-256 is kept and
+            checked with those of a checkpoint's own.
     """
 
     def __init__(
@@ -47,8 +49,9 @@ class Checkpoints:
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
         tie_break: str | None = None,
+        beside: Sequence[Path] = (),
     ) -> None:
-        self.directory = Path(directory)
+        self.directory, self.beside = Path(directory), beside
         self.keep, self.top_k, self.monitor, self.mode, self.tie_break = keep, top_k, monitor, mode, tie_break
         self._recovered = False
 
@@ -77,7 +80,9 @@ class Checkpoints:
             files = sorted(path for path in unfinished.rglob("*") if path.is_file())
             for path in files:
                 fsync_file(path)
-            digests = {path.relative_to(unfinished).as_posix(): sha256_file(path) for path in files}
+            digests = {
+                Path(os.path.relpath(path, unfinished)).as_posix(): sha256_file(path) for path in [*files, *self.beside]
+            }
             described = json_ready({**meta, "step": step, "files": digests})
             write_json(unfinished / "meta.json", described | {"sha256": _digest(described)})
             published = self._free_name(step)
@@ -105,13 +110,15 @@ class Checkpoints:
             raise UserError(f'no checkpoint "{name}" in {self.directory}; there: {there}')
         path = path.parent / path.resolve().name  # a folder that stays the same while `last` moves on
         meta = _read_meta(path)
-        for file, digest in meta["files"].items():
+        for name, digest in meta["files"].items():
+            file = os.path.normpath(path / name)
+            advice = "bring it back from a copy of the run" if name.startswith("..") else "choose another checkpoint"
             try:
-                whole = sha256_file(path / file) == digest
+                whole = sha256_file(file) == digest
             except FileNotFoundError:
-                raise UserError(f"{path / file} is missing; choose another checkpoint") from None
+                raise UserError(f"{file} is missing; {advice}") from None
             if not whole:
-                raise UserError(f"{path / file} is damaged (SHA-256 differs); choose another checkpoint")
+                raise UserError(f"{file} is damaged (SHA-256 differs); {advice}")
         return path, meta
 
     def recover(self) -> None:

@@ -141,7 +141,8 @@ def _fit(run: Run, recipe: TrainRecipe, setting: Setting, shots: Sequence[Exampl
     write_json(run.path / "prompt.json", {**asdict(setting.format), "shots": [asdict(shot) for shot in shots]})
     save_compressor(run.path / "compressor.safetensors", setting.compressor)
     save_frequencies(run.path / "frequencies.npy", setting.frequencies_V)
-    checkpoints = Checkpoints(run.checkpoints_path, monitor=MONITOR, mode="max", tie_break=TIE_BREAK)
+    beside = [run.path / name for name in ("compressor.safetensors", "frequencies.npy", "prompt.json")]
+    checkpoints = Checkpoints(run.checkpoints_path, monitor=MONITOR, mode="max", tie_break=TIE_BREAK, beside=beside)
     adapter = build_adapter(setting, recipe)
     info(f"adapter: {num_parameters(adapter):,} parameters, {setting.latents_VK.shape[1]} latents a token")
     with MetricsWriter(run.metrics_path) as metrics, StopFlag() as stop, open_sink(tracker, run) as sink:

@@ -67,7 +67,8 @@ def fit(
         optimizer=warm_start_optimizer(generator, recipe),
         replay=rows.train[:0],
     )
-    checkpoints = Checkpoints(run.checkpoints_path, monitor="valid/two_sample_auc", mode="min")
+    beside = [run.path / "schema.json", *sorted((run.path / "text").glob("*.json"))]
+    checkpoints = Checkpoints(run.checkpoints_path, monitor="valid/two_sample_auc", mode="min", beside=beside)
     checkpoints.recover()
     with MetricsWriter(run.metrics_path) as metrics, StopFlag() as stop:
         loop = Loop(run, recipe, rows, schema, device, metrics, sink, stop, checkpoints)

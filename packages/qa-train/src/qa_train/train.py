@@ -35,6 +35,7 @@ CURVES = {
     "accuracy": ["metrics/train/accuracy", "metrics/valid/accuracy"],
     "grad_norm": ["metrics/train/grad_norm"],
 }
+VOCABULARY = "vocabulary.json"
 NO_LIMIT = 10**9
 
 
@@ -84,7 +85,7 @@ def start_run(
         overwrite=overwrite,
     )
     with run:
-        write_json(run.path / "vocabulary.json", {"words": vocabulary.words})
+        write_json(run.path / VOCABULARY, {"words": vocabulary.words})
         _fit(run, recipe, vocabulary, train, valid, data.resolve().name, device, tracker)
     return run.path
 
@@ -128,7 +129,14 @@ def _fit(
     device: str,
     tracker: str,
 ) -> None:
-    checkpoints = Checkpoints(run.checkpoints_path, top_k=TOP_EPOCHS, monitor=MONITOR, mode="max", tie_break=TIE_BREAK)
+    checkpoints = Checkpoints(
+        run.checkpoints_path,
+        top_k=TOP_EPOCHS,
+        monitor=MONITOR,
+        mode="max",
+        tie_break=TIE_BREAK,
+        beside=[run.path / VOCABULARY],
+    )
     logger = open_logger(tracker, recipe.model, run)
     try:
         with MetricsWriter(run.metrics_path) as metrics, StopFlag() as stop:
@@ -152,7 +160,7 @@ def _fit(
             if logger is not None:
                 (weights,) = best.glob("*_epoch_*")
                 logger.on_artifact("weights", weights)
-                logger.on_artifact("vocabulary", run.path / "vocabulary.json")
+                logger.on_artifact("vocabulary", run.path / VOCABULARY)
                 logger.on_artifact("reports/valid", run.path / "reports" / "valid" / "predictions.jsonl")
     finally:
         if logger is not None:
@@ -212,7 +220,7 @@ def max_words(recipe: TrainRecipe) -> int:
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    file = path / "vocabulary.json"
+    file = path / VOCABULARY
     try:
         return Vocabulary(tuple(json.loads(file.read_text(encoding="utf-8"))["words"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
