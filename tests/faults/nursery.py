@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -48,7 +49,7 @@ class Nursery:
     def __init__(self, modules: Sequence[str], logs: Path) -> None:
         """
         Args:
-            modules: what is imported once.
+            modules: what is imported once, in this order; "a.b=c.d" puts the object c.d in the place of a.b.
             logs: a folder for what the commands say.
         """
         command = [sys.executable, "-m", "faults.nursery", *modules]
@@ -114,7 +115,15 @@ def serve(modules: Sequence[str]) -> None:
     # Two thirds of a small training's time, and nothing goes on from pictures. Tools bind the name on their import.
     plots.plot_curves = lambda *given: None
     for module in modules:
-        importlib.import_module(module)
+        place, _, instead = module.partition("=")
+        if instead:
+            setattr(
+                importlib.import_module(place.rpartition(".")[0]),
+                place.rpartition(".")[2],
+                pkgutil.resolve_name(instead),
+            )
+        else:
+            importlib.import_module(module)
     while line := sys.stdin.readline():
         order = json.loads(line)
         if "wait" in order:

@@ -1,33 +1,59 @@
 """Each fault once, on the quickest training; kills and damage on every tool. `just accept-faults` does hundreds."""
 
+import contextlib
+import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from faults.nursery import Nursery
 from faults.trainings import TRAININGS
-from faults.trials import FAULTS, MOUNTING, Workshop, can_mount
+from faults.trials import FAULTS, MOUNTING, Workshop, can_mount, damage_unseen, kill
 
-QUICKEST = TRAININGS[0].name
-EVERY = ("kill", "flip or cut")
-"""What is done to every tool."""
+QUICKEST = TRAININGS[0]
 
 
-@pytest.fixture(scope="module", params=TRAININGS, ids=lambda training: training.name)
-def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
-    folder = tmp_path_factory.mktemp("faults")
-    with Nursery(request.param.modules, folder / "logs") as nursery:
-        yield Workshop(request.param, folder / "shop", nursery)
+@pytest.fixture(scope="session")
+def nursery_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Nursery]]:
+    """The process from which the trainings of a framework are forked."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def begin(framework: str) -> Nursery:
+            modules = dict.fromkeys(name for one in TRAININGS if one.framework == framework for name in one.modules)
+            return stack.enter_context(Nursery(list(modules), tmp_path_factory.mktemp("logs")))
+
+        yield begin
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.fixture(scope="session", params=TRAININGS, ids=lambda training: training.name)
+def shop(
+    request: pytest.FixtureRequest,
+    nursery_of: Callable[[str], Nursery],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Workshop:
+    return Workshop(request.param, tmp_path_factory.mktemp("shop"), nursery_of(request.param.framework))
+
+
+def test_a_killed_training_ends_as_if_unbroken(shop: Workshop) -> None:
+    outcome = kill(shop, random.Random(1), times=2)
+    assert outcome.lost == []
+    assert outcome.resumed == outcome.tried > 0
+
+
+def test_a_damaged_checkpoint_is_named(shop: Workshop) -> None:
+    outcome = damage_unseen(shop, random.Random(1), times=20)
+    assert outcome.lost == []
+    assert outcome.resumed + outcome.refused == outcome.tried
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name not in ("kill", "flip or cut")])
+@pytest.mark.parametrize("shop", [QUICKEST], indirect=True, ids=[QUICKEST.name])
 def test_nothing_is_lost(shop: Workshop, fault: str, tmp_path: Path) -> None:
-    if shop.training.name != QUICKEST and fault not in EVERY:
-        pytest.skip("just accept-faults")
     if fault in MOUNTING and not can_mount(tmp_path):
         pytest.skip("file systems are mounted, which needs root")
     outcome = FAULTS[fault](shop, random.Random(1))
     assert outcome.lost == []
-    assert outcome.tried == outcome.resumed + outcome.refused > 0
+    assert outcome.resumed + outcome.refused == outcome.tried > 0

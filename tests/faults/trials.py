@@ -28,8 +28,6 @@ from trainworks.metrics import read_metrics
 from trainworks.run import Run
 
 Chance = random.Random
-KILLS = 4
-"""Kills of one training, which goes on after each and is compared at the end."""
 
 
 @dataclass
@@ -134,12 +132,15 @@ class Workshop:
         return [{name: value for name, value in record.items() if name not in clocks} for record in records(run)]
 
 
-def kill(shop: Workshop, chance: Chance) -> Outcome:
-    """kill -9 at some moments: anywhere, right before a file is changed, within the change; or the power is cut."""
+def kill(shop: Workshop, chance: Chance, times: int = 4) -> Outcome:
+    """kill -9 at some moments: anywhere, right before a file is changed, within the change; or the power is cut.
+
+    The training goes on after each of `times` kills, and is compared at its end.
+    """
     done = Outcome()
     with shop.room() as room:
         run = room / "run"
-        for _ in range(KILLS):
+        for _ in range(times):
             how = chance.choice(("anywhere", "kill_at", "tear_at", "cut_power_at"))
             # In the first half, as counted from where it goes on, so that it is killed a few times before it ends.
             child = shop.go_on(run, () if how == "anywhere" else (how, chance.randint(1, shop.calls // 2)))
@@ -269,11 +270,11 @@ def damage(shop: Workshop, chance: Chance) -> Outcome:
 def damage_unseen(shop: Workshop, chance: Chance, times: int = 100) -> Outcome:
     """As `damage`, many times, read by what all commands read a checkpoint with."""
     done = Outcome(tried=times)
-    whole, whole_meta = Checkpoints(shop.half_done / "checkpoints").load("last")
+    whole, whole_meta = Checkpoints(shop.unbroken / "checkpoints").load("last")
     with shop.room() as room:
         for number in range(times):
             run = room / str(number)
-            shutil.copytree(shop.half_done, run, symlinks=True)
+            shutil.copytree(shop.unbroken, run, symlinks=True)
             file = chance.choice(checkpoint_files(run))
             how = spoil(file, chance)
             try:
