@@ -62,6 +62,9 @@ def test_standard_input_and_thresholds_from_the_command_line(diag: Diag) -> None
     log = "".join(json.dumps({"step": step, "fm_loss": 0.0}) + "\n" for step in range(60))
     assert diag("health", "-", stdin=log).returncode == 1
     assert diag("health", "-", "--set", "window.sustained_points=100", "--quiet", stdin=log).returncode == 0
+    wrong = diag("health", "-", "--set", "names.loss=[", stdin=log)
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith('error: names.loss = "[" (in --set): no regular expression')
 
 
 def test_names_cannot_steer_a_terminal(tmp_path: Path, diag: Diag) -> None:

@@ -211,6 +211,7 @@ def test_broken_sounds_are_findings(tmp_path: Path):
         soundfile.write(tmp_path / f"{name}.wav", samples, RATE, subtype="FLOAT")
     (tmp_path / "text.wav").write_text("this is no sound")
     soundfile.write(tmp_path / "short.wav", voice()[:50], RATE)
+    soundfile.write(tmp_path / "header.wav", voice()[:50], 2**31 - 1)
     result = make_samples(tmp_path)
     assert {
         (found["where"], found["summary"].split(" ")[-1])
@@ -222,6 +223,7 @@ def test_broken_sounds_are_findings(tmp_path: Path):
         ("./reconstruction.wav", "infinity"),
     }
     assert result["samples"]["."]["sounds"]["text.wav"]["problem"].startswith(str(tmp_path))
+    assert "2,147,483,647 samples a second" in result["samples"]["."]["sounds"]["header.wav"]["problem"]
     assert result["samples"]["."]["sounds"]["short.wav"]["seconds"] == 50 / RATE
 
 

@@ -8,6 +8,8 @@ import torch
 from trainworks.console import UserError
 from voice_gan.audio import f0_statistics, fundamental, log_mel, mel_bank, read_audio, resample, shift_f0, write_wav
 from voice_gan.config import AudioConfig
+from voice_gan.prepare import Limits, Unusable, read_utterance
+from voice_gan.recording import Recording
 
 AUDIO = AudioConfig()
 
@@ -86,6 +88,12 @@ def test_what_is_no_sound_is_said_in_one_line(tmp_path) -> None:
     (tmp_path / "text.wav").write_text("hello")
     soundfile.write(tmp_path / "nan.wav", np.array([0.1, np.nan]), 16000, subtype="FLOAT")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
-    for name, reason in (("text", "not a sound file"), ("nan", "NaN"), ("empty", "no samples"), ("none", "no sound")):
+    soundfile.write(tmp_path / "header.wav", np.zeros(9), 2**31 - 1)
+    reasons = {"text": "not a sound file", "nan": "NaN", "empty": "no samples", "none": "no sound", "header": "damaged"}
+    for name, reason in reasons.items():
         with pytest.raises(UserError, match=reason):
             read_audio(tmp_path / f"{name}.wav")
+    with pytest.raises(UserError, match="2,147,483,647 samples a second; is it damaged"):
+        Recording(tmp_path / "header.wav", 16_000)
+    with pytest.raises(Unusable, match="its header says 2,147,483,647 samples a second"):
+        read_utterance(tmp_path / "header.wav", AudioConfig(), Limits())

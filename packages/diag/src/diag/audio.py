@@ -44,6 +44,8 @@ def read_sound(path: Path) -> tuple[np.ndarray, int]:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         raise UserError(f"{path} is no sound file that can be read: {error}") from None
+    if not 1_000 <= rate <= 768_000:  # resampling from a damaged header's would take any memory
+        raise UserError(f"{path} says that it has {rate:,} samples a second; is it damaged?")
     return samples.mean(axis=1) if len(samples) else np.zeros(0, np.float32), int(rate)
 
 

@@ -7,11 +7,12 @@ over these.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from trainworks.config import Recipe, describe, resolve
 
@@ -241,6 +242,15 @@ class Names(Recipe):
     """Any other loss."""
     validation: str = r"(^|[/_. ])(val|valid|validation|eval|dev|test)([/_. ]|$)"
     """Marks a loss as one of held-out data."""
+
+    @field_validator("*")
+    @classmethod
+    def _is_a_pattern(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"no regular expression: {error}") from None
+        return pattern
 
 
 class Thresholds(Recipe):

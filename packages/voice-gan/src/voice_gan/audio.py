@@ -45,7 +45,14 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
         raise UserError(f"{path} holds no samples")
     if not np.isfinite(wave).all():
         raise UserError(f"{path} holds samples that are NaN or infinite")
+    if not is_rate_of_sound(rate):
+        raise UserError(f"{path} says that it has {rate:,} samples a second; is it damaged?")
     return wave.mean(axis=1), int(rate)
+
+
+def is_rate_of_sound(rate: int) -> bool:
+    """Whether recordings have such rates, in Hz: to resample from what a damaged header says would take any memory."""
+    return 1_000 <= rate <= 768_000
 
 
 def write_wav(path: str | Path, wave_T: np.ndarray | Tensor, rate: int) -> None:

@@ -23,7 +23,7 @@ from trainworks.console import UserError, info, progress, warn
 from trainworks.files import write_json
 from trainworks.run import is_taken
 from trainworks.seeding import rng
-from voice_gan.audio import f0_statistics, frame_powers, fundamental, resample
+from voice_gan.audio import f0_statistics, frame_powers, fundamental, is_rate_of_sound, resample
 from voice_gan.config import AudioConfig
 from voice_gan.data import INT16, SPLITS
 from voice_gan.loudness import gain_to_target, gating_energies
@@ -281,6 +281,8 @@ def read_utterance(path: Path, audio: AudioConfig, limits: Limits) -> np.ndarray
     seconds = header.frames / header.samplerate
     if not header.frames:
         raise Unusable("no samples")
+    if not is_rate_of_sound(header.samplerate):
+        raise Unusable(f"its header says {header.samplerate:,} samples a second")
     if seconds > limits.max_seconds:
         raise Unusable(
             f"{seconds / 60:.0f} minutes are more than --max-seconds {limits.max_seconds:g}: cut it up first"

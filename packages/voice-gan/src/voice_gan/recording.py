@@ -18,7 +18,7 @@ import numpy as np
 
 from trainworks.console import UserError
 from trainworks.files import fsync_directory, fsync_file
-from voice_gan.audio import resample
+from voice_gan.audio import is_rate_of_sound, resample
 
 if TYPE_CHECKING:
     import soundfile
@@ -47,6 +47,9 @@ class Recording:
             self._file = soundfile.SoundFile(path)
         except (soundfile.SoundFileError, OSError) as error:
             raise UserError(f"{path} is no sound file that can be read: {error}") from None
+        if not is_rate_of_sound(self._file.samplerate):
+            self._file.close()
+            raise UserError(f"{path} says that it has {self._file.samplerate:,} samples a second; is it damaged?")
         self.path, self.rate = path, rate
         divisor = math.gcd(self._file.samplerate, rate)
         self._up, self._down = rate // divisor, self._file.samplerate // divisor
