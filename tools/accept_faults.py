@@ -44,6 +44,8 @@ def main() -> None:
     given = parser.parse_args()
     if unknown := set(given.faults) - FAULTS.keys():
         parser.error(f"unknown fault {min(unknown)}; known: {', '.join(FAULTS)}")
+    if unknown := set(given.tools) - {name for one in TRAININGS for name in (one.name, one.tool)}:
+        parser.error(f"nothing is trained with {min(unknown)}; known: {', '.join(one.name for one in TRAININGS)}")
     chosen = [one for one in TRAININGS if not given.tools or {one.name, one.tool} & set(given.tools)]
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / "results.json"
@@ -100,13 +102,16 @@ def total(results: Results, what: str, training: str = "", fault: str = "") -> i
 
 
 def as_table(results: Results) -> str:
-    """A Markdown table: of each fault how many were tried, ended as if unbroken, were refused, and lost something."""
-    lines = ["| fault | tried | went on | refused | lost |", "| --- | ---: | ---: | ---: | ---: |"]
-    for name in results:
-        for fault in FAULTS:
-            if fault in results[name]:
-                counts = [total(results, what, name, fault) for what in ("tried", "resumed", "refused", "lost")]
-                lines.append(f"| {name}: {fault} | " + " | ".join(map(str, counts)) + " |")
+    """A Markdown table, a line a fault: how many each training was given, and of all how many it ended as if unbroken
+    after, how many were refused, and how many lost something."""
+    lines = [
+        f"| fault | {' | '.join(results)} | went on | refused | lost |",
+        "| --- |" + " ---: |" * (len(results) + 3),
+    ]
+    for fault in FAULTS:
+        counts = [total(results, "tried", name, fault) for name in results]
+        counts += [total(results, what, fault=fault) for what in ("resumed", "refused", "lost")]
+        lines.append(f"| {fault} | {' | '.join(f'{count:,}' for count in counts)} |")
     return "\n".join(lines)
 
 

@@ -37,11 +37,6 @@ class Training:
     clocks: tuple[str, ...] = ()
 
     @property
-    def framework(self) -> str:
-        """Trainings of one framework can be forked from one process."""
-        return "torch" if "torch._dynamo" in self.modules else "tensorflow"
-
-    @property
     def tool(self) -> str:
         return self.name.partition("/")[0]
 
