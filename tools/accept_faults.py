@@ -32,6 +32,7 @@ from trainworks.files import write_json  # noqa: E402
 
 Results = dict[str, dict[str, list[dict[str, Any]]]]
 """By training and fault, the outcome of each trial."""
+COUNTS = ("tried", "resumed", "refused", "lost")
 
 
 def main() -> None:
@@ -85,7 +86,9 @@ def attempt(
         for number, fault in left:
             outcome = FAULTS[fault](shop, random.Random(f"{seed} {training.name} {fault} {number}"))
             done.setdefault(fault, []).append(asdict(outcome))
-            write_json(file, {"seed": seed, "machine": platform.platform(), "outcomes": results})
+            totals = {kind: {what: total(results, what, fault=kind) for what in COUNTS} for kind in FAULTS}
+            record = {"seed": seed, "machine": platform.platform(), "totals": totals, "outcomes": results}
+            write_json(file, record)
             said = "; ".join(outcome.lost) or f"{outcome.resumed} resumed, {outcome.refused} refused"
             print(f"{training.name} {fault} {number + 1}/{trials}: {said}", file=sys.stderr, flush=True)
     shutil.rmtree(folder)
@@ -110,7 +113,7 @@ def as_table(results: Results) -> str:
     ]
     for fault in FAULTS:
         counts = [total(results, "tried", name, fault) for name in results]
-        counts += [total(results, what, fault=fault) for what in ("resumed", "refused", "lost")]
+        counts += [total(results, what, fault=fault) for what in COUNTS[1:]]
         lines.append(f"| {fault} | {' | '.join(f'{count:,}' for count in counts)} |")
     return "\n".join(lines)
 

@@ -72,6 +72,11 @@ def numbers(text: str) -> Figures:
     return leaves(json.loads(text))
 
 
+def faults(text: str) -> Figures:
+    """Of tools/accept_faults.py, by fault: how many were tried, and what came of them."""
+    return leaves(json.loads(text)["totals"])
+
+
 def voice_limits(text: str) -> Figures:
     """Of tools/accept_voices.py, what stands below its tables: memory, pieces, ONNX."""
     return leaves(json.loads(text)["limits"])

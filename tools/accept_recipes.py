@@ -8,6 +8,7 @@ from accept_figures import (
     Reader,
     benches,
     comparisons,
+    faults,
     health,
     markdown,
     numbers,
@@ -136,6 +137,13 @@ RECIPES = {
         ("{squad-train}", "{squad-dev}"),
         (("runs/accept-adapter/qwen/sweep.json", sweep),),
         "runs/accept-adapter/qwen",
+    ),
+    "faults": Recipe(
+        "accept-faults",
+        "",
+        120,
+        results=(("runs/accept-faults/results.json", faults),),
+        folder="runs/accept-faults",
     ),
     "health": Recipe(
         "accept-health",
