@@ -39,7 +39,8 @@ demo: sync && (rows "builtin:fair" "rate_marriage" "runs/demo/rows" "--preset sm
     rm -rf runs/demo
 
 demo_suite := "--seeds 1 --ablations baseline"
-demo_rows := "--set warm_start.min_steps=300 --set warm_start.max_epochs=10 --set feedback.cycles=1"
+demo_rows := "--set warm_start.min_steps=300 --set warm_start.max_epochs=10 --set feedback.cycles=1 \
+    --set feedback.steps_per_cycle=20 --set feedback.batch_size=256 --set discriminator.max_epochs=2"
 
 [private]
 demo-summary:
