@@ -7,10 +7,14 @@ Requests and answers are lines of JSON on stdin and stdout. {"program": SOURCE, 
 which is -N if signal N ended it; {"poll": ID} gives null while it runs.
 """
 
+import atexit
+import gc
 import importlib
 import json
 import os
 import sys
+import threading
+import traceback
 from typing import Any
 
 
@@ -40,9 +44,28 @@ def become(request: dict[str, Any]) -> None:
     sys.argv = request["argv"]
 
 
+def run(program: str) -> int:
+    """The exit status of a program."""
+    try:
+        exec(compile(program, "<program>", "exec"), {"__name__": "__main__"})
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
     for module in sys.argv[1:]:
         importlib.import_module(module)
-    program = serve()
-    become(program)
-    exec(compile(program["program"], "<program>", "exec"), {"__name__": "__main__"})
+    gc.freeze()  # collecting what was imported would copy its memory into each process
+    request = serve()
+    become(request)
+    status = run(request["program"])
+    # As Python ends, but that it doesn't take apart all that was imported: it takes longer than most of the programs.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

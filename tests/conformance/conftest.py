@@ -11,8 +11,8 @@ import pytest
 
 SHARED = ("typer.main", "matplotlib.pyplot", "neptune", "trackio")
 TORCH = (
-    *SHARED, "torch._dynamo", "transformers.models.llama.modeling_llama", "adapter_stage1.run", "disc_train.run",
-    "qa_train.train", "qa_train.transformer_trainer", "voice_gan.run",
+    *SHARED, "torch._dynamo", "transformers.models.llama.modeling_llama", "sklearn.linear_model", "adapter_stage1.run",
+    "disc_train.run", "qa_train.train", "qa_train.transformer_trainer", "voice_gan.run",
 )  # fmt: skip
 KERAS = (*SHARED, "qa_train.train", "qa_train.lstm_trainer", "diversity_finetune.run", "diversity_finetune.train")
 
@@ -105,7 +105,7 @@ open("rows.csv", "w").write(chr(10).join(["color,size,age", *rows, ""]))
 """
 DISC = """
 model = { dim = 8, num_heads = 1, depth = 1 }
-warm_start = { max_epochs = 2, min_steps = 4, batch_size = 16 }
+warm_start = { max_epochs = 3, min_steps = 4, batch_size = 16 }
 feedback = { cycles = 2, steps_per_cycle = 3, batch_size = 8, real_batch_size = 8 }
 discriminator = { dim = 8, num_heads = 1, folds = 2, max_epochs = 1 }
 """
