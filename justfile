@@ -17,12 +17,13 @@ sync:
 test *args: sync
     {{ run }} pytest --numprocesses 2 --dist loadfile {{ args }}
 
-# Check style, types, the walls between packages and their declared dependencies.
+# Check style, types, the walls between packages, their declared dependencies and the READMEs' command references.
 lint: sync
     {{ run }} ruff check
     {{ run }} ruff format --check
     {{ run }} mypy shared/src packages/*/src
     {{ run }} lint-imports
+    {{ run }} python tools/command_reference.py --check
     for package in shared packages/*; do (cd $package && {{ run }} deptry src); done
 
 # Format the code and apply the linter's safe fixes.

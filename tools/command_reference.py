@@ -5,12 +5,23 @@
 With --check nothing is written and the exit status is 1 if a README is out of date.
 """
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 PACKAGES = Path(__file__).resolve().parent.parent / "packages"
+ALL_HELP = """
+import contextlib, io, json, sys, typer.main
+from {module}.cli import app, main
+def shown(command):
+    sys.argv = [{tool!r}, command, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main()
+    return out.getvalue()
+print(json.dumps({{command: shown(command) for command in typer.main.get_command(app).commands}}))
+"""
 BEGIN, END = "<!-- commands: made by tools/command_reference.py -->\n", "<!-- end of commands -->\n"
 
 
@@ -33,21 +44,14 @@ def main() -> None:
 
 def reference(tool: str) -> str:
     """Markdown with the help of every command of `tool`."""
-    module = tool.replace("-", "_")
-    listing = f"import typer.main; from {module}.cli import app; print(*typer.main.get_command(app).commands)"
-    commands = output([sys.executable, "-c", listing]).split()
-    script = f"import sys; from {module}.cli import main; sys.argv[0] = {tool!r}; main()"
+    environment = os.environ | {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
+    script = ALL_HELP.format(tool=tool, module=tool.replace("-", "_"))
+    asked = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     parts = []
-    for command in commands:
-        shown = output([sys.executable, "-c", script, command, "--help"])
+    for command, shown in json.loads(asked.stdout).items():
         lines = "\n".join(line.rstrip() for line in shown.strip("\n").splitlines())
         parts.append(f"\n### {tool} {command}\n\n```text\n{lines}\n```\n")
     return "".join(parts) + "\n"
-
-
-def output(command: list[str]) -> str:
-    environment = os.environ | {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
 
 
 if __name__ == "__main__":

@@ -119,8 +119,8 @@ def test_files_and_presets_that_are_wrong_name_what_is_there(tmp_path: Path) -> 
     broken.write_text("rate = = 3")
     with pytest.raises(UserError, match=r"broken.toml: .*line 1"):
         resolve(Example, file=broken)
-    with pytest.raises(UserError, match='unknown preset "smal"; did you mean "small"'):
-        resolve(Example, preset="smal", presets={"small": {}})
+    with pytest.raises(UserError, match='unknown preset "smal"; there are small, large'):
+        resolve(Example, preset="smal", presets={"small": {}, "large": {}})
     broken.write_text("[model]\ndept = 3")
     with pytest.raises(UserError, match=r'"model.dept" \(in --config\)'):
         resolve(Example, file=broken)

@@ -79,7 +79,8 @@ def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[s
         ("end a --numbr 3", 2, "error: No such option: --numbr"),
         ("end a --number x", 2, "error: Invalid value for '--number'"),
         ("end", 2, "error: Missing argument"),
-        ("edn", 2, "error: No such command 'edn'"),
+        ("rows 1 b", 2, "error: Got unexpected extra argument(s) (b). Try '"),
+        ("edn", 2, "error: No such command 'edn'. Did you mean 'end'? Try '"),
     ],
 )
 def test_an_end_is_one_line_and_a_status(app: list[str], arguments: str, status: int, stderr: str) -> None:
@@ -104,6 +105,12 @@ def test_version_is_data(app: list[str]) -> None:
     ended = run([*app, "--version"])
     assert (ended.returncode, ended.stderr) == (0, "")
     assert re.fullmatch(r"trainworks \d+\.\d+\.\d+\n", ended.stdout)
+
+
+def test_help_of_a_command_is_a_command_too(app: list[str]) -> None:
+    shown = run([*app, "help", "rows"])
+    assert shown.stdout == run([*app, "rows", "--help"]).stdout
+    assert "COUNT" in shown.stdout.upper()
 
 
 def test_debug_shows_the_traceback_before_the_line(app: list[str]) -> None:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,3 +18,22 @@ def test_a_figure_for_each_group_that_has_something_to_show(tmp_path: Path) -> N
     written = plot_curves(tmp_path / "metrics.jsonl", tmp_path / "plots", groups)
     assert written == [tmp_path / "plots" / "loss.png"]
     assert written[0].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_the_old_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    def break_off(self: Figure, file: Any, **options: Any) -> None:
+        file.write(b"half of")
+        raise OSError("no space left on device")
+
+    with MetricsWriter(tmp_path / "metrics.jsonl") as metrics:
+        metrics.write(1, {"train/loss": 1.0})
+    (plot,) = plot_curves(tmp_path / "metrics.jsonl", tmp_path / "plots", {"loss": ["train/loss"]})
+    before = plot.read_bytes()
+    monkeypatch.setattr(Figure, "savefig", break_off)
+    with pytest.raises(OSError, match="no space"):
+        plot_curves(tmp_path / "metrics.jsonl", tmp_path / "plots", {"loss": ["train/loss"]})
+    assert plot.read_bytes() == before

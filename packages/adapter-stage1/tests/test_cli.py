@@ -80,22 +80,9 @@ def test_data_that_is_not_there(train, tmp_path):
     assert_refused(train(tmp_path / "absent.json"), "no such file")
 
 
-def test_a_taken_name_is_not_overwritten(run, adapter_stage1, recipe_file, train_json):
-    before = (run / "run.json").read_bytes()
-    ended = adapter_stage1("train", "--data", train_json, "--config", recipe_file, "--out", run, *FLAGS)
-    assert_refused(ended, f"{run} exists; name another --out, or give --resume or --overwrite")
-    assert (run / "run.json").read_bytes() == before
-
-
 def test_resume_takes_no_recipe(run, adapter_stage1):
     assert_refused(adapter_stage1("train", "--resume", run, "--ratio", 8), "--resume takes recipe, data and place")
     assert_refused(adapter_stage1("train"), "train wants --data FILE and --out RUN, or --resume RUN")
-
-
-def test_a_finished_run_has_nothing_to_resume(run, adapter_stage1):
-    ended = adapter_stage1("train", "--resume", run)
-    assert (ended.status, ended.out) == (0, f"{run}\n")
-    assert "is finished already" in ended.err
 
 
 @pytest.fixture

@@ -120,21 +120,6 @@ def test_kill_at_random_moments_and_resume(start, arguments, unbroken, tmp_path,
     assert times_resumed(out) == kills
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_resuming_ends_like_the_unbroken_run(start, arguments, unbroken, tmp_path, signum, status):
-    out = tmp_path / "run"
-    process = start(*arguments, out)
-    wait_for_lines(process, out, 5)
-    os.kill(process.pid, signum)
-    finish(process, status)
-    assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
-    meta = json.loads((out / "checkpoints" / "last" / "meta.json").read_text())
-    assert meta["step"] == read_metrics(out / "metrics.jsonl")[-1]["step"]
-    assert f"--resume {out}" in process.log.read_text().splitlines()[-1]
-    finish(start("train", "--resume", out))
-    assert_same_outcome(out, unbroken)
-
-
 @pytest.mark.usefixtures("quick_validation")
 def test_a_signal_while_discriminators_are_taught_ends_there_and_the_cycle_is_repeated(
     disc_train, arguments, unbroken, tmp_path, monkeypatch
@@ -156,14 +141,6 @@ def test_a_signal_while_discriminators_are_taught_ends_there_and_the_cycle_is_re
     assert [record["feedback/cycle"] for record in logged if "feedback/cycle" in record] == [0]
     assert disc_train("train", "--resume", tmp_path / "run").status == 0
     assert_same_outcome(tmp_path / "run", unbroken)
-
-
-def test_resuming_a_finished_run_changes_nothing(unbroken, disc_train):
-    before = {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")}
-    ended = disc_train("train", "--resume", unbroken)
-    assert (ended.status, ended.out) == (0, f"{unbroken}\n")
-    assert "finished already" in ended.err
-    assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")} == before
 
 
 @pytest.fixture
@@ -188,10 +165,3 @@ def test_other_data_is_refused(stopped, disc_train, fresh_csv):
     assert ended.status == 2
     assert ended.err.startswith(f"error: {fresh_csv} is not the data")
     assert json.loads((stopped / "run.json").read_text())["status"] == "running"
-
-
-def test_resume_takes_no_other_recipe(stopped, disc_train):
-    for option in (["--seed", 3], ["--set", "seed=3"], ["--preset", "small"], ["--out", "elsewhere"]):
-        ended = disc_train("train", "--resume", stopped, *option)
-        assert ended.status == 2
-        assert ended.err == "error: --resume takes recipe and place from the run: leave the other options out\n"

@@ -3,8 +3,6 @@
 import csv
 import json
 import multiprocessing
-import os
-import signal
 import time
 import tomllib
 
@@ -44,9 +42,9 @@ def start(tmp_path_factory):
             process.kill()
 
 
-def finish(process, status=0):
+def finish(process):
     process.join()
-    assert process.exitcode == status, process.log.read_text()[-2000:]
+    assert process.exitcode == 0, process.log.read_text()[-2000:]
 
 
 def records(run):
@@ -202,19 +200,6 @@ def test_killed_and_resumed_a_run_ends_with_the_same_bits(start, unbroken, ticke
     assert (broken / "logs" / "diversity_quality_log.csv").read_text() == (
         unbroken / "logs" / "diversity_quality_log.csv"
     ).read_text()
-
-
-def test_an_interrupt_saves_the_step_and_resuming_ends_as_if_unbroken(start, unbroken, tickets, recipe_file, tmp_path):
-    broken = tmp_path / unbroken.name
-    process = start("train", tickets, "--config", recipe_file, "--threads", 1, "--out", broken)
-    while process.is_alive() and not (broken / "checkpoints" / "last").exists():
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGTERM)
-    finish(process, status=143)
-    assert "--resume" in process.log.read_text()
-    assert json.loads((broken / "run.json").read_text())["status"] == "interrupted"
-    finish(start("train", "--resume", broken))
-    assert records(broken) == records(unbroken)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tickets, recipe_file, tmp_path, diversity_finetune):

@@ -47,12 +47,6 @@ def test_a_dry_run_without_data_checks_the_recipe_and_says_so(tmp_path, qa_train
     assert qa_train("train", tmp_path / "nowhere", "--out", tmp_path / "run", "--dry-run", "--set", "x=1").status == 2
 
 
-def test_a_dry_run_of_a_resumption_trains_nothing(run, qa_train):
-    ended = qa_train("train", "--resume", run, "--dry-run")
-    assert (ended.status, ended.out) == (2, "")
-    assert "leave the other options out" in ended.err
-
-
 @pytest.mark.parametrize(
     ("first", "resumed", "options", "goes_on"),
     [

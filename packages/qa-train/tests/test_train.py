@@ -1,7 +1,6 @@
 """Training through the real command, in both frameworks."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -155,18 +154,6 @@ def test_killed_and_resumed_a_run_ends_with_the_same_bits(model, architecture, s
         assert weights(broken, name) == weights(unbroken, name)
 
 
-def test_an_interrupt_keeps_the_last_finished_epoch(stories, recipe_file, tmp_path):
-    out = tmp_path / "run"
-    process = start("train", stories, "--config", recipe_file, "--threads", 1, "--epochs", 500, "--out", out)
-    while process.poll() is None and not (out / "checkpoints" / "last").exists():
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(120) == 143
-    assert "--resume" in process.stderr.read()
-    assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
-    assert json.loads((out / "checkpoints" / "last" / "meta.json").read_text())["epoch"] >= 1
-
-
 @pytest.mark.parametrize("model", ["transformer", "lstm"])
 def test_the_baseline_trains_and_logs_the_same_metrics_as_the_pointer(model, run, stories, tmp_path, qa_train):
     options = ["--model", model, "--preset", "baseline", "--epochs", 1, "--threads", 1]
@@ -176,13 +163,6 @@ def test_the_baseline_trains_and_logs_the_same_metrics_as_the_pointer(model, run
     assert line.keys() == read_metrics(run / "metrics.jsonl")[0].keys()
     assert line["metrics/train/direction_loss"] is None
     assert line["metrics/train/loss"] > 0
-
-
-def test_quiet_training_says_nothing_at_all(stories, tmp_path):
-    options = ["--epochs", 1, "--set", "network.dim=16", "--threads", 1, "--quiet", "--tracker", "neptune"]
-    process = start("train", stories, "--model", "lstm", *options, "--out", tmp_path / "run")
-    out, err = process.communicate(timeout=300)
-    assert (process.returncode, out, err) == (0, f"{tmp_path / 'run'}\n", "")
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(stories, tmp_path, qa_train):

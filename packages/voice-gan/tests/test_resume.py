@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import random
-import signal
 import time
 
 import pytest
@@ -46,9 +45,9 @@ def start(tmp_path_factory):
             process.kill()
 
 
-def finish(process, status=0):
+def finish(process):
     process.join(timeout=300)
-    assert process.exitcode == status, process.log.read_text()[-2000:]
+    assert process.exitcode == 0, process.log.read_text()[-2000:]
 
 
 def wait_for_lines(process, run_dir, count):
@@ -100,17 +99,4 @@ def test_kill_at_random_moments_and_resume(start, arguments, unbroken, tmp_path,
         process.join()
         process = start("train", "--resume", out)
     finish(process)
-    assert_same_outcome(out, unbroken)
-
-
-def test_interrupt_saves_and_resume_goes_on(start, arguments, unbroken, tmp_path):
-    out = tmp_path / "run"
-    process = start(*arguments, out)
-    wait_for_lines(process, out, 5)
-    os.kill(process.pid, signal.SIGTERM)
-    finish(process, status=143)
-    record = json.loads((out / "run.json").read_text())
-    assert record["status"] == "interrupted"
-    assert "--resume" in process.log.read_text()
-    finish(start("train", "--resume", out))
     assert_same_outcome(out, unbroken)

@@ -90,7 +90,7 @@ def resolve(
     layers: list[tuple[str, dict[Keys, Any]]] = []
     if preset is not None:
         if preset not in presets:
-            raise UserError(f'unknown preset "{preset}"{_nearest(preset, presets)}')
+            raise UserError(f'unknown preset "{preset}"; there are {", ".join(presets)}')
         layers.append(("preset", _flatten(recipe, presets[preset])))
     if file is not None:
         layers.append(("file", _flatten(recipe, _read(Path(file)))))
@@ -262,8 +262,7 @@ _SAID_IN = {
 }
 
 
-def _nearest(name: str, known: Iterator[str] | Sequence[str] | Mapping[str, Any]) -> str:
-    known = list(known)
+def _nearest(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not near:  # the right key in the wrong section, or in none
         last = {key.rpartition(".")[2]: key for key in known}

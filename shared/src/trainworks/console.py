@@ -209,12 +209,16 @@ def version_callback(distribution: str) -> Callable[[bool], None]:
 def entry(app: Typer) -> Callable[[], NoReturn]:
     """Make the function that a console script calls: it runs the app and exits with the status that fits.
 
-    Every error becomes one line "error: ..." on stderr. TRAINWORKS_DEBUG=1 puts the traceback before it.
+    `TOOL help COMMAND` shows what `TOOL COMMAND --help` shows. Every error becomes one line "error: ..." on stderr.
+    TRAINWORKS_DEBUG=1 puts the traceback before it.
     """
 
     def main() -> NoReturn:
+        arguments = sys.argv[1:]
+        if arguments[:1] == ["help"]:
+            arguments = [*arguments[1:], "--help"]
         try:
-            status = app(standalone_mode=False)
+            status = app(arguments, standalone_mode=False)
             sys.stdout.flush()  # here, where a full disk can still be reported
         except BaseException as exception:
             sys.exit(_end(exception))
@@ -265,7 +269,8 @@ def _end_usage(exception: Any) -> int:
         _say(message)
     else:
         context = getattr(exception, "ctx", None)
-        _error(f"{message} Try '{context.command_path} --help'." if context else message, exception.exit_code)
+        sentence = message if message.endswith((".", "?")) else f"{message}."
+        _error(f"{sentence} Try '{context.command_path} --help'." if context else message, exception.exit_code)
     return exception.exit_code
 
 

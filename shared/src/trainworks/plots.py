@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainworks.files import atomic_write
 from trainworks.metrics import read_metrics
 
 
@@ -49,7 +51,9 @@ def plot_curves(metrics_path: str | Path, out_dir: str | Path, groups: Mapping[s
             axes.set_ylabel(name)
             figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
         path = out_dir / f"{name}.png"
-        figure.savefig(path, dpi=120)
+        image = io.BytesIO()
+        figure.savefig(image, dpi=120)
+        atomic_write(path, image.getvalue())
         written.append(path)
     return written
 

@@ -36,23 +36,31 @@ class Sink:
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Pass the finite numbers among `values` (slash-named) on under their names."""
         tracker = self._tracker
-        if tracker is not None:
-            numbers = {name: float(value) for name, value in values.items() if _is_finite(value)}
-            self._try(lambda: tracker.log(step, numbers))
+        if tracker is None:
+            return
+        numbers = {name: float(value) for name, value in values.items() if _is_finite(value)}
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # trackers chat; stdout is for data
+                tracker.log(step, numbers)
+        except Exception as error:
+            self._tracker = None
+            self._tell(error)
+            # Left open, Trackio would end itself when Python exits, and say so on stdout.
+            with contextlib.suppress(Exception), contextlib.redirect_stdout(sys.stderr):
+                tracker.close()
 
     def close(self) -> None:
         """Let the tracker finish writing."""
-        if self._tracker is not None:
-            self._try(self._tracker.close)
-            self._tracker = None
-
-    def _try(self, action: Callable[[], None]) -> None:
+        tracker, self._tracker = self._tracker, None
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # trackers chat; stdout is for data
-                action()
+            with contextlib.redirect_stdout(sys.stderr):
+                if tracker is not None:
+                    tracker.close()
         except Exception as error:
-            self._tracker = None
-            warn(f"tracker {self._name} failed and is left out from here on: {error}")
+            self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        warn(f"tracker {self._name} failed and is left out from here on: {error}")
 
     def __enter__(self) -> Sink:
         return self

@@ -88,7 +88,7 @@ def train(
     }
     if resume is not None:
         given = [name for name, value in flags.items() if value is not None]
-        if data or out or config or preset or set_ or given or overwrite:
+        if data or out or config or preset or set_ or given or overwrite or dry_run:
             raise UserError("--resume takes recipe, data and place from the run: leave the other options out")
         from adapter_stage1.run import resume_run
 
@@ -106,7 +106,7 @@ def train(
             env_prefix="ADAPTER_STAGE1",
         )
         if dry_run:
-            print_dry_run(resolved, out)
+            print_dry_run(resolved, data, out)
             return
         from adapter_stage1.run import start_run
 
@@ -379,14 +379,19 @@ def search_prompt(
     info(f"train with --set prompt.format={best.format} --set prompt.shots={best.shots}")
 
 
-def print_dry_run(resolved: Any, out: Path) -> None:
-    """The recipe, where each value came from, and what would be written."""
+def print_dry_run(resolved: Any, data: Path, out: Path) -> None:
+    """The resolved recipe with the source of each value, and what would be written, as JSON on stdout."""
     import json
 
-    from trainworks.console import info
-
-    print(json.dumps({"config": resolved.config, "config_sources": resolved.provenance}, indent=2))
-    info(f"would write {out}: run.json, metrics.jsonl, model.json, prompt.json, compressor.safetensors, checkpoints/")
+    names = ("run.json", "metrics.jsonl", "model.json", "prompt.json", "compressor.safetensors", "frequencies.npy")
+    plan = {
+        "data": str(data),
+        "out": str(out),
+        "config": resolved.config,
+        "config_sources": resolved.provenance,
+        "would_write": [f"{out}/{name}" for name in (*names, "checkpoints/", "plots/")],
+    }
+    print(json.dumps(plan, indent=2, ensure_ascii=False))
 
 
 main = entry(app)

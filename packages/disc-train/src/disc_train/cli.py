@@ -100,7 +100,7 @@ def train(
         flags |= read_weights(Path(weights))
     if resume is not None:
         given = [name for name, value in flags.items() if value is not None]
-        if out or config or preset or set_ or given or overwrite:
+        if out or config or preset or set_ or given or overwrite or dry_run:
             raise UserError("--resume takes recipe and place from the run: leave the other options out")
         from disc_train.run import resume_run
 

@@ -23,9 +23,9 @@ from disc_train.train import fit
 from trainworks.checkpoint import Checkpoints
 from trainworks.config import Resolved
 from trainworks.console import UserError, info, warn
-from trainworks.files import sha256_file, write_json
+from trainworks.files import write_json
 from trainworks.plots import plot_curves
-from trainworks.run import Run
+from trainworks.run import Run, input_record
 from trainworks.torch import load_weights, resolve_device, set_threads
 from trainworks.tracking import check_tracker, open_sink
 
@@ -172,7 +172,8 @@ def infer_schema(table: Table, recipe: TrainRecipe, source: str) -> Schema:
 def describe_input(source: str, table: Table) -> dict[str, Any]:
     """What run.json says of the data: where it came from, rows, SHA-256 (of stdin and built-in tables, the cells')."""
     if Path(source).is_file():
-        return {"path": source, "sha256": sha256_file(source), "rows": len(table)}
+        # Absolute, so that --resume works from any directory.
+        return input_record(Path(source).resolve(), rows=len(table))
     return {"path": source, "sha256": table.digest(), "rows": len(table)}
 
 

@@ -116,4 +116,6 @@ def plot_front(complete: Sequence[Result], default: Result, path: Path) -> None:
     axes.set_ylabel("|share closer to training rows - 0.5| (0 is best)")
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=120)
+    atomic_write(path, image.getvalue())

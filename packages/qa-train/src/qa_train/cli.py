@@ -73,8 +73,10 @@ def make_stories(
 @app.command(short_help="Make a data directory of other files.")
 def prepare(
     kind: Annotated[str, typer.Argument(help="babi, then TASK and DIR; or file, then one JSON Lines or CSV file.")],
-    sources: Annotated[list[str], typer.Argument(help="qa6 and a folder with qa6_train.txt and so on; or a file.")],
     out: Annotated[Path, typer.Option(help="Data directory to make.")],
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="qa6 and a folder with qa6_train.txt and so on; or a file.")
+    ] = None,
     valid: Annotated[float, typer.Option(help="Share of a file's examples for validation.")] = 0.1,
     test: Annotated[float, typer.Option(help="Share of a file's examples for the test.")] = 0.2,
     seed: Annotated[int, typer.Option(help="The same seed gives the same split of a file.")] = 0,
@@ -87,6 +89,7 @@ def prepare(
     Prints the directory.
     """
     set_quiet(quiet)
+    sources = sources or []
     if kind == "babi" and len(sources) == 2:
         from qa_train.babi import prepare_babi
 

@@ -56,12 +56,12 @@ def prepare(
     Read, check, resample, trim and level recordings, split them, and write shards. Prints the folder; report.json in
     it says what was left out and why.
     """
-    from voice_gan.config import AudioConfig
-    from voice_gan.prepare import Limits, find_sources, prepare_demo, prepare_folder, read_manifest
-
     set_quiet(quiet)
     if out is None or sum((bool(audio_dirs), manifest is not None, demo)) != 1:
         raise UserError("prepare wants --out, and AUDIO_DIR or --manifest or --demo; see voice-gan prepare --help")
+    from voice_gan.config import AudioConfig
+    from voice_gan.prepare import Limits, find_sources, prepare_demo, prepare_folder, read_manifest
+
     audio = AudioConfig(rate=rate, fmax=min(8000.0, rate / 2))
     limits = Limits(min_seconds=min_seconds, max_seconds=max_seconds, unseen=unseen)
     if demo:
@@ -126,7 +126,7 @@ def train(
     }
     if resume is not None:
         given = [name for name, value in flags.items() if value is not None]
-        if data or out or config or preset or set_ or given or overwrite:
+        if data or out or config or preset or set_ or given or overwrite or dry_run:
             raise UserError("--resume takes recipe, data and place from the run: leave the other options out")
         from voice_gan.run import Options, resume_run
 

@@ -66,6 +66,7 @@ def start_run(resolved: Resolved[VoiceRecipe], data: Path, out: Path, options: O
         UserError: bad data, a recipe that doesn't fit it or the machine, a taken name.
     """
     recipe = resolved.recipe
+    data = data.resolve()  # absolute, so that --resume works from any directory
     check_tracker(options.tracker)
     check_recipe(recipe)
     device = resolve_device(options.device)
