@@ -29,12 +29,6 @@ def test_every_recipe_with_figures_is_run_by_bench_or_accept():
 READMES = [ROOT / "README.md", ROOT / "shared/README.md", *sorted(ROOT.glob("packages/*/README.md"))]
 
 
-@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
-def test_recipes_that_a_readme_names_exist(readme):
-    named = set(re.findall(r"(?:`|tools/)just\s+([a-z][\w-]*)", readme.read_text()))
-    assert named <= JUSTFILE
-
-
 def test_a_ratio_says_how_many_times_better_each_turn_was():
     faster = record.beside_peer("t", "training", "s", "lower", [1.0, 2.0, 2.0], "peer", "1", [2.0, 8.0, 2.0], 1)
     assert faster.ratios == (2.0, 4.0, 1.0)

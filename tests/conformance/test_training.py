@@ -127,9 +127,12 @@ def test_last_and_best_point_at_whole_checkpoints(finished) -> None:
     for pointer in ("last", "best"):
         link = finished.path / "checkpoints" / pointer
         assert re.fullmatch(r"step_\d{6}", os.readlink(link))
-        meta = json.loads((link / "meta.json").read_text())
-        assert link.resolve().name == f"step_{meta['step']:06d}"
-        assert meta["files"] == {file.name: sha256_file(file) for file in link.iterdir() if file.name != "meta.json"}
+        folder = link.resolve()
+        meta = json.loads((folder / "meta.json").read_text())
+        assert folder.name == f"step_{meta['step']:06d}"
+        files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        assert files - {"meta.json"} <= meta["files"].keys()
+        assert all(sha256_file(folder / name) == digest for name, digest in meta["files"].items())
     assert {pointer for pointer, _ in weights(finished.path)} == {"last", "best"}
 
 

@@ -324,13 +324,29 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 def weights(folder: Path) -> dict[str, bytes]:
     """The numbers in a checkpoint, by file and name."""
+    from trainworks.torch import load_state
+
     found = {}
     for file in sorted(folder.rglob("*")):
         if file.name.endswith(".h5"):  # which holds the time of its making too
             found |= {f"{file.name}/{name}": data for name, data in _datasets(file).items()}
+        elif file.suffix == ".pt":  # whose bytes also tell which equal texts in it are one object
+            found |= {f"{file.name}{name}": data for name, data in _leaves(load_state(file))}
         elif file.is_file() and file.name != "meta.json":
             found[file.name] = file.read_bytes()
     return found
+
+
+def _leaves(state: Any, name: str = "") -> Iterator[tuple[str, bytes]]:
+    """The tensors and values in nested containers."""
+    if isinstance(state, dict | list | tuple):
+        yield name, f"{type(state).__name__} of {len(state)}".encode()
+        for key, value in state.items() if isinstance(state, dict) else enumerate(state):
+            yield from _leaves(value, f"{name}/{key}")
+    elif hasattr(state, "numpy"):
+        yield name, f"{state.dtype} {tuple(state.shape)}".encode() + state.contiguous().numpy().tobytes()
+    else:
+        yield name, repr(state).encode()
 
 
 def _datasets(file: Path) -> dict[str, bytes]:

@@ -123,7 +123,7 @@ def _whole_lines(path: str | Path) -> list[tuple[bytes, dict[str, Any]]]:
 def _parse(line: bytes, path: str | Path, number: int) -> dict[str, Any]:
     try:
         record = json.loads(line)
-        known = isinstance(record["step"], int) and isinstance(record.get("time", 0.0), int | float)
+        known = all(isinstance(value, int | float) for value in (record["step"], record.get("time", 0.0)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         known = False
     if not known:

@@ -113,8 +113,13 @@ def resume_run(path: Path, device: str, threads: int | None, tracker: str) -> Pa
         recipe.model, environment["device"] if device == "auto" else device, threads or environment["threads"]
     )
     with Run.resume(path, tool=TOOL) as resumed:
+        examples = [read_examples(file) for file in files]
+        if not (path / VOCABULARY).exists():  # killed before it was written
+            write_json(path / VOCABULARY, {"words": Vocabulary.of(examples[0]).words})
         vocabulary = read_vocabulary(path)
-        train, valid = (encode_split(read_examples(file), vocabulary, str(file), recipe) for file in files)
+        train, valid = (
+            encode_split(found, vocabulary, str(file), recipe) for found, file in zip(examples, files, strict=True)
+        )
         _fit(resumed, recipe, vocabulary, train, valid, files[0].resolve().parent.name, device, tracker)
     return path
 
