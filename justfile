@@ -36,7 +36,7 @@ demo: sync && (rows "builtin:fair" "rate_marriage" "runs/demo/rows" "--preset sm
         (stories "--balance-hops --train 100 --valid 10 --valid-b 5 --test 10" "runs/demo/stories") \
         (replies "--demo --dialogues 1000" "runs/demo/replies" "--preset tiny") \
         (voices "--demo --voices 8 --utterances 20" "runs/demo/voices" "--epochs 4" (demo_suite + " no_contrastive --epochs 1")) \
-        (adapter "builtin:facts" "builtin:facts-test" "runs/demo/adapter" "--preset small" "8 16") demo-summary
+        (adapter "builtin:facts" "builtin:facts-test" "runs/demo/adapter" "--preset small" "16") demo-summary
     rm -rf runs/demo
 
 demo_suite := "--seeds 1 --ablations baseline"
