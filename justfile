@@ -177,7 +177,7 @@ accept-replies STAR *args: sync
 
 # What each part of diversity-finetune does, three seeds, on its built-in tickets; --data takes what its prepare made.
 accept-replies-parts *args: sync
-    {{ run }} ablate run diversity-finetune --seeds 3 --out runs/accept-replies-parts {{ args }}
+    {{ run }} ablate run diversity-finetune --seeds 3 --threads 1 --out runs/accept-replies-parts {{ args }}
 
 # diversity-finetune: replies a second, one reply's latency, scoring beside NLTK and rouge-score.
 bench-replies RUN PAIRS *args: sync
