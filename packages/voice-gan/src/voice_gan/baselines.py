@@ -27,12 +27,12 @@ def griffin_lim(mel_MF: Tensor, audio: AudioConfig) -> Tensor:
     angles_KF = 2 * torch.pi * torch.rand(magnitude_KF.shape, generator=generator)
     phase_KF, before_KF = torch.polar(torch.ones_like(angles_KF), angles_KF), torch.zeros((), dtype=torch.complex64)
     for _ in range(ITERATIONS):
-        wave_BT = inverse_stft((magnitude_KF * phase_KF)[None], audio.n_fft, audio.hop)
+        wave_BT = inverse_stft((magnitude_KF * phase_KF).T[None], audio.n_fft, audio.hop)
         rebuilt_KF = _stft(wave_BT, audio)[0]
         ahead_KF = rebuilt_KF + MOMENTUM * (rebuilt_KF - before_KF)
         before_KF = rebuilt_KF
         phase_KF = ahead_KF / ahead_KF.abs().clamp(min=1e-12)
-    return inverse_stft((magnitude_KF * phase_KF)[None], audio.n_fft, audio.hop)[0]
+    return inverse_stft((magnitude_KF * phase_KF).T[None], audio.n_fft, audio.hop)[0]
 
 
 def unmix(mel_MF: Tensor, audio: AudioConfig) -> Tensor:

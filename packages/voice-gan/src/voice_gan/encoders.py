@@ -56,10 +56,9 @@ class ContentEncoder(nn.Module):
         """
         mean, std = content_statistics(mel_BMF) if statistics is None else statistics
         x_BFD = self.norm(self.embed((mel_BMF - mean) / std).transpose(1, 2))
-        x_BDF = x_BFD.transpose(1, 2)
         for block in self.blocks:
-            x_BDF = block(x_BDF)
-        z_BFC = self.out(self.final_norm(x_BDF.transpose(1, 2)))
+            x_BFD = block(x_BFD)
+        z_BFC = self.out(self.final_norm(x_BFD))
         # Variance 1 in every frame: no scale can drown the noise, so that noise and width bound what passes.
         z_BFC = F.layer_norm(z_BFC.float(), z_BFC.shape[-1:])
         if self.codebook is not None:

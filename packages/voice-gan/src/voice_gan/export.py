@@ -130,9 +130,9 @@ class ConvolutionHead(nn.Module):
 
     def forward(self, x_BFC: Tensor, source: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(B, F, C) to sound (B, T)."""
-        real_BKF, imaginary_BKF = self.head.spectrum(x_BFC, source)
-        wave = F.conv_transpose1d(torch.cat([real_BKF, imaginary_BKF], dim=1), self.basis, stride=self.hop)
-        envelope = F.conv_transpose1d(torch.ones_like(real_BKF[:, :1]), self.envelope, stride=self.hop)
+        spectrum_BKF = torch.cat(self.head.spectrum(x_BFC, source), dim=2).transpose(1, 2)
+        wave = F.conv_transpose1d(spectrum_BKF, self.basis, stride=self.hop)
+        envelope = F.conv_transpose1d(torch.ones_like(spectrum_BKF[:, :1]), self.envelope, stride=self.hop)
         inner = slice(self.cut, -self.cut)
         return wave[:, 0, inner] / envelope[:, 0, inner]
 
