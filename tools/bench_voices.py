@@ -43,8 +43,8 @@ from voice_gan.losses import SpectralLoss, content_distance, contrastive_loss
 from voice_gan.model import VoiceModel, num_parameters
 from voice_gan.run import load_data
 from voice_gan.state import Loop, State
-from voice_gan.step import cut
-from voice_gan.train import rate_factor, train_step, update_average
+from voice_gan.step import cut, negatives, noisy
+from voice_gan.train import rate_factor, train_step, update_averages
 
 BUDGET_SPEED = 50
 """Times faster than real time, samples to samples, on one thread."""
@@ -148,27 +148,27 @@ def plain_step(loop: Loop, state: State) -> None:
         group["lr"] = group["peak"] * rate_factor(state.step, loop.total_steps)
     state.optimizer.zero_grad()
     mel_BMF = log_mel(part.wave_BT, recipe.audio)
-    content_BCF, _ = model.content(warp_bands(mel_BMF, part.warp_B, recipe.audio))
-    content_BCF = content_BCF + recipe.model.content.noise * part.noise_BCF
-    voice_BD = model.encode_voice(part.reference_BT)
+    source_BCF, _ = model.content(warp_bands(mel_BMF, part.warp_B, recipe.audio))
+    content_BCF = noisy(source_BCF, part, recipe)
+    voice_BD = model.encode_voice(part.reference_BR)
     with torch.no_grad():
-        key_BD = state.average.encode_voice(part.wave_BT)
-    made_BT = model.generate(content_BCF, part.f0_BF, voice_BD)
+        key_BD = state.keys(part.wave_BT)
+    made_BT = model.generate(content_BCF, part.f0_BF, voice_BD.detach())
     mel_loss, stft_loss = loop.spectral(made_BT, part.wave_BT)
-    negatives_BND, present_BN = state.queue.negatives(voice_BD, part.speakers_B, config.num_negatives, None)
+    negatives_BND, present_BN = negatives(state, config, voice_BD, part.speakers_B, config.num_negatives, part)
     contrast = contrastive_loss(voice_BD, key_BD, negatives_BND, present_BN, config.temperature)
     probe_loss = F.cross_entropy(state.probe(content_BCF), part.speakers_B)
     loss = config.mel * mel_loss + config.stft * stft_loss + config.contrastive * contrast + probe_loss
 
     some = part.converted()
     with torch.no_grad():
-        target_BD = state.average.encode_voice(some.target_BT)
+        target_voice_BD, target_BD = model.encode_voice(some.target_BR), state.keys(some.target_BR)
     f0_BF = shift_f0(some.f0_BF, some.f0_source_B2, some.f0_target_B2)
-    clean_BCF = content_BCF[part.converted_B]
-    converted_BT = model.generate(clean_BCF, f0_BF, target_BD)
-    heard_BD = state.average.encode_voice(converted_BT)
+    clean_BCF = source_BCF[part.converted_B]
+    converted_BT = model.generate(noisy(clean_BCF, some, recipe), f0_BF, target_voice_BD)
+    heard_BD = state.keys(converted_BT)
     again_BCF = model.encode_content(log_mel(converted_BT, recipe.audio))
-    negatives_BND, present_BN = state.queue.negatives(heard_BD, some.targets_B, config.num_negatives, None)
+    negatives_BND, present_BN = negatives(state, config, heard_BD, some.targets_B, config.num_negatives, some)
     contrast = contrastive_loss(heard_BD, target_BD, negatives_BND, present_BN, config.temperature)
     loss = loss + config.contrastive * contrast
     loss = loss + config.content_consistency * content_distance(again_BCF, clean_BCF)
@@ -176,7 +176,7 @@ def plain_step(loop: Loop, state: State) -> None:
     torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.training.clip_norm)
     state.optimizer.step()
     state.queue.put(key_BD, part.speakers_B)
-    update_average(state, recipe.training.ema)
+    update_averages(state, recipe.training.ema, config.key_momentum)
     state.step += 1
 
 

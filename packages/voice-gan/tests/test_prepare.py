@@ -131,19 +131,26 @@ def test_a_prepared_folder_is_replaced_only_when_asked(voice_gan, corpus, data, 
 
 @pytest.fixture(scope="module")
 def segments(data) -> Segments:
-    return Segments(load_utterances(data, "train"), read_index(data / "train")["f0"], frames=30, batch=4, seed=0)
+    return Segments(
+        load_utterances(data, "train"),
+        read_index(data / "train")["f0"],
+        frames=30,
+        reference_frames=30,
+        batch=4,
+        seed=0,
+    )
 
 
 def test_a_step_always_reads_the_same(segments) -> None:
     for one, other in ((segments.batch_of(5), segments.batch_of(5)),):
         np.testing.assert_array_equal(one.wave_BT, other.wave_BT)
-        np.testing.assert_array_equal(one.target_BT, other.target_BT)
+        np.testing.assert_array_equal(one.target_BR, other.target_BR)
 
 
 def test_processes_share_a_step(segments) -> None:
     whole = segments.batch_of(7)
     halves = [segments.batch_of(7, rank, 2) for rank in (0, 1)]
-    for name in ("wave_BT", "f0_BF", "reference_BT", "target_BT", "speakers_B", "targets_B"):
+    for name in ("wave_BT", "f0_BF", "reference_BR", "target_BR", "speakers_B", "targets_B"):
         np.testing.assert_array_equal(getattr(whole, name), np.concatenate([getattr(h, name) for h in halves]))
 
 
@@ -158,7 +165,7 @@ def test_an_epoch_has_every_utterance_and_targets_are_others(segments) -> None:
 def test_the_voice_is_heard_in_other_sound_than_the_content(mixed) -> None:
     """Of a speaker with one utterance, in another part of it."""
     index = read_index(mixed / "train")["f0"]
-    segments = Segments(load_utterances(mixed, "train"), index, frames=30, batch=2, seed=0)
+    segments = Segments(load_utterances(mixed, "train"), index, frames=30, reference_frames=30, batch=2, seed=0)
     lone = next(n for n, u in enumerate(segments.utterances) if u.speaker == "b")
     utterance = segments.utterances[lone]
     for start in (0, 40, utterance.frames - 30):

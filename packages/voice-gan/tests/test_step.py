@@ -62,6 +62,27 @@ def test_discriminators_judge_what_is_converted_as_well(training) -> None:
     assert torch.isfinite(values["disc/converted"])
 
 
+def test_keys_follow_the_speaker_encoder_slowly(training) -> None:
+    """Fast ones tell their age, which is then all that the encoder learns: its loss rises while it is trained."""
+    loop, state = training
+    train_step(loop, state, {})  # fills the queue: without a negative nothing is learnt
+    before = [weight.clone() for weight in state.keys.parameters()]
+    train_step(loop, state, {})
+    moved = zip(state.keys.parameters(), before, state.model.speaker.parameters(), strict=True)
+    for key, old, new in moved:
+        torch.testing.assert_close(key, old.lerp(new, 0.005))
+    assert any(not torch.equal(key, old) for key, old in zip(state.keys.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_the_generator_teaches_the_speaker_encoder_if_it_is_asked_to(share, data, recipe_file, tmp_path) -> None:
+    sets = ("losses.contrastive=0", f"model.speaker.generator_share={share}", "losses.conversion_share=0")
+    loop, state = build(data, recipe_file, tmp_path, Team(), *sets)
+    (part,) = cut(loop.segments.batch_of(0), loop.recipe, 0, 1, CPU)
+    backward(loop, state, part, 1.0, 0.0)
+    assert any(weight.grad is not None and weight.grad.any() for weight in state.model.speaker.parameters()) == share
+
+
 def test_a_part_without_a_row_to_convert_tells_the_same_as_the_others(training) -> None:
     """Or else processes that share a small batch would add up different things."""
     loop, state = training

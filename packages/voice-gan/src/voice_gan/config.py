@@ -42,7 +42,9 @@ class DataConfig(Recipe):
     """What a step reads."""
 
     segment_seconds: float = Field(2.0, ge=0.5)
-    """Length of a training segment; longer shows more of a voice and costs as much more."""
+    """Length of a training segment; longer costs as much more."""
+    reference_seconds: float = Field(2.0, ge=0.5)
+    """Length of the sound that tells a voice in training; longer tells more of it and costs little."""
     batch_size: int = Field(8, ge=2)
     """Segments a step, over all processes."""
 
@@ -80,6 +82,9 @@ class SpeakerConfig(Recipe):
     """Convolutions (own)."""
     unfreeze: bool = False
     """Fine-tune ge2e; otherwise its weights stay as they are."""
+    generator_share: float = Field(0.0, ge=0, le=1)
+    """Share of the reconstruction's gradient that the encoder learns from; the contrastive loss teaches it else. More
+    draws voices to what they have in common."""
     learning_rate: float = Field(1e-5, gt=0)
     """Step size of fine-tuning (ge2e); the own encoder learns at the generator's."""
 
@@ -147,9 +152,15 @@ class LossesConfig(Recipe):
     num_negatives: int = Field(6, ge=1)
     """Other speakers' segments that a segment is told apart from."""
     hard_negatives: bool = True
-    """Take the nearest other-speaker segments of the queue; otherwise any of them."""
+    """Take the nearest other-speaker segments of those that are drawn; otherwise any of them."""
+    negative_pool: int = Field(32, ge=1)
+    """Other speakers' segments of the queue that are drawn for an anchor, of which the nearest are hard negatives; more
+    are harder, and as many as the queue has are the hardest that there are."""
     queue: int = Field(256, ge=1)
     """Segments of earlier batches that negatives are chosen from."""
+    key_momentum: float = Field(0.995, ge=0, lt=1)
+    """How slowly the encoder of the keys, which voices are compared with, follows the one that learns. It must be slow
+    beside the queue: the age of a key would otherwise tell it from a fresh one, and be all that is learnt."""
     temperature: float = Field(0.1, gt=0)
     """Of InfoNCE; lower looks at the nearest negatives alone."""
     content_consistency: float = Field(1.0, ge=0)

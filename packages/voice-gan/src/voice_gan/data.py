@@ -8,7 +8,7 @@
         f0_000.npy      float16 F0 in Hz of the same, one for `hop` samples, 0 where unvoiced
 
 Shards are memory-mapped. valid and test are held-out utterances of the training speakers, unseen has speakers of its
-own. Shape legend: B batch, T samples, F = T // hop frames.
+own. Shape legend: B batch, T samples, F = T // hop frames, R samples that tell a voice.
 """
 
 from __future__ import annotations
@@ -175,9 +175,9 @@ class Batch:
     Attributes:
         wave_BT: segments, float32.
         f0_BF: their F0 in Hz.
-        reference_BT: other sound of the same speakers: another utterance, or else another part of the same one, so
+        reference_BR: other sound of the same speakers: another utterance, or else another part of the same one, so
             that what is said can't pass through the voice.
-        target_BT: sound of another speaker, whose voice the segment is converted to.
+        target_BR: sound of another speaker, whose voice the segment is converted to.
         speakers_B, targets_B: numbers of the speakers, int64.
         f0_source_B2, f0_target_B2: mean and spread of log F0 of both.
         rows: the rows' places in the whole step's batch, over all processes.
@@ -185,8 +185,8 @@ class Batch:
 
     wave_BT: np.ndarray
     f0_BF: np.ndarray
-    reference_BT: np.ndarray
-    target_BT: np.ndarray
+    reference_BR: np.ndarray
+    target_BR: np.ndarray
     speakers_B: np.ndarray
     targets_B: np.ndarray
     f0_source_B2: np.ndarray
@@ -205,9 +205,16 @@ class Segments:
     """
 
     def __init__(
-        self, utterances: Sequence[Utterance], f0: dict[str, Sequence[float]], frames: int, batch: int, seed: int
+        self,
+        utterances: Sequence[Utterance],
+        f0: dict[str, Sequence[float]],
+        frames: int,
+        reference_frames: int,
+        batch: int,
+        seed: int,
     ) -> None:
-        self.utterances, self.frames, self.batch, self.seed = utterances, frames, batch, seed
+        self.utterances, self.batch, self.seed = utterances, batch, seed
+        self.frames, self.reference_frames = frames, reference_frames
         self.speakers = sorted({utterance.speaker for utterance in utterances})
         if len(self.speakers) < 2:
             raise UserError(f"all sound is of one speaker ({', '.join(self.speakers)}); conversion needs at least two")
@@ -236,8 +243,8 @@ class Segments:
         return Batch(
             wave_BT=np.stack(waves),
             f0_BF=np.stack(f0s),
-            reference_BT=np.stack(references),
-            target_BT=np.stack(targets),
+            reference_BR=np.stack(references),
+            target_BR=np.stack(targets),
             speakers_B=np.array(speakers),
             targets_B=np.array(others),
             f0_source_B2=self.f0_of[list(speakers)],
@@ -273,23 +280,24 @@ class Segments:
         utterance = self.utterances[item]
         others = [number for number in self.by_speaker[utterance.speaker] if number != item]
         if others:
-            return self._segment(self.utterances[others[int(which * len(others))]], where)
+            return self._voice(self.utterances[others[int(which * len(others))]], where)
         before, after = start, max(0, utterance.frames - start - self.frames)
-        # The longer side, and of it a whole segment if it has one.
+        # The longer side, and of it as much as tells a voice if it has that.
         first, room = (0, before) if before >= after else (start + self.frames, after)
         if room * utterance.hop < utterance.rate // 2:  # no room: the other half of what there is
             half = utterance.frames // 2
             first, room = (0, half) if start >= half else (half, utterance.frames - half)
-        offset = int(where * (max(0, room - self.frames) + 1))
-        return tile(utterance.wave(first + offset, min(room, self.frames)), self.frames * utterance.hop)
+        offset = int(where * (max(0, room - self.reference_frames) + 1))
+        heard = utterance.wave(first + offset, min(room, self.reference_frames))
+        return tile(heard, self.reference_frames * utterance.hop)
 
     def _anywhere(self, speaker: str, which: float, where: float) -> np.ndarray:
         numbers = self.by_speaker[speaker]
-        return self._segment(self.utterances[numbers[int(which * len(numbers))]], where)
+        return self._voice(self.utterances[numbers[int(which * len(numbers))]], where)
 
-    def _segment(self, utterance: Utterance, where: float) -> np.ndarray:
-        start = int(where * (max(0, utterance.frames - self.frames) + 1))
-        return tile(utterance.wave(start, self.frames), self.frames * utterance.hop)
+    def _voice(self, utterance: Utterance, where: float) -> np.ndarray:
+        start = int(where * (max(0, utterance.frames - self.reference_frames) + 1))
+        return tile(utterance.wave(start, self.reference_frames), self.reference_frames * utterance.hop)
 
 
 def tile(values: np.ndarray, length: int) -> np.ndarray:

@@ -38,21 +38,25 @@ class SpeakerQueue(nn.Module):
         self.place.copy_((self.place + len(speakers_B)) % size)
 
     def negatives(
-        self, anchor_BD: Tensor, speakers_B: Tensor, count: int, random_BQ: Tensor | None = None
+        self, anchor_BD: Tensor, speakers_B: Tensor, count: int, random_BQ: Tensor, pool: int
     ) -> tuple[Tensor, Tensor]:
-        """Entries of other speakers than each anchor's, the nearest by cosine similarity first.
+        """Of entries of other speakers than each anchor's, drawn at random, the nearest by cosine similarity.
 
         Args:
             anchor_BD: (B, D), norm 1.
             speakers_B: (B,) whose they are.
-            count: N, at most the queue's size.
-            random_BQ: numbers in [0, 1) that choose the entries instead, the highest first.
+            count: N, at most `pool`.
+            random_BQ: numbers in [0, 1) that draw the entries, the highest first.
+            pool: entries that are drawn; the queue's size are all, and N leave nothing to choose.
 
         Returns:
             Embeddings (B, N, D), and which of them there are, (B, N) bool: an anchor has fewer where the queue holds
             fewer of other speakers.
         """
+        size = len(self.speakers_Q)
         other_BQ = (self.speakers_Q >= 0) & (self.speakers_Q != speakers_B[:, None])
-        order_BQ = anchor_BD.detach().float() @ self.embeddings_QD.T if random_BQ is None else random_BQ
-        index_BN = order_BQ.masked_fill(~other_BQ, -torch.inf).topk(min(count, len(self.speakers_Q)), dim=1).indices
-        return self.embeddings_QD[index_BN], other_BQ.gather(1, index_BN)
+        drawn_BP = random_BQ.masked_fill(~other_BQ, -torch.inf).topk(min(pool, size), dim=1).indices
+        chosen_BQ = torch.zeros_like(other_BQ).scatter(1, drawn_BP, True) & other_BQ
+        similarity_BQ = anchor_BD.detach().float() @ self.embeddings_QD.T
+        index_BN = similarity_BQ.masked_fill(~chosen_BQ, -torch.inf).topk(min(count, size), dim=1).indices
+        return self.embeddings_QD[index_BN], chosen_BQ.gather(1, index_BN)

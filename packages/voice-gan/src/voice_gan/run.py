@@ -201,9 +201,12 @@ def load_data(data: Path, recipe: VoiceRecipe) -> tuple[Segments, list[Utterance
                 f"{data} was prepared with audio.{name}={getattr(prepared, name)}, not {getattr(wanted, name)}: "
                 f"prepare it again, or give --set audio.{name}={getattr(prepared, name)}"
             )
-    frames = round(recipe.data.segment_seconds * wanted.rate / wanted.hop)
+    frames, reference_frames = (
+        round(seconds * wanted.rate / wanted.hop)
+        for seconds in (recipe.data.segment_seconds, recipe.data.reference_seconds)
+    )
     f0 = read_index(split_folder(data, "train"))["f0"]
-    segments = Segments(train, f0, frames, recipe.data.batch_size, recipe.seed)
+    segments = Segments(train, f0, frames, reference_frames, recipe.data.batch_size, recipe.seed)
     has_valid = (data / "valid" / "wave_000.npy").exists()
     valid = load_utterances(data, "valid") if has_valid else train[:: max(1, len(train) // 8)]
     return segments, valid

@@ -28,6 +28,9 @@ from voice_gan.losses import SpectralLoss
 from voice_gan.mining import SpeakerQueue
 from voice_gan.model import Probe, VoiceModel
 
+STATEFUL = ("model", "keys", "probe", "queue", "optimizer", "discriminator_optimizer")
+"""Attributes of `State` whose state_dict goes into a checkpoint's state.pt."""
+
 
 @dataclass
 class Loop:
@@ -83,6 +86,8 @@ class State:
     model: VoiceModel
     average: VoiceModel
     """Exponential moving average of the model's weights: the model that is used."""
+    keys: nn.Module
+    """The encoder of the keys, which voices are compared with: a slower average of the speaker encoder."""
     probe: Probe
     discriminators: Discriminators
     queue: SpeakerQueue
@@ -106,6 +111,7 @@ class State:
         return cls(
             model=model,
             average=copy.deepcopy(model).eval().requires_grad_(False),
+            keys=copy.deepcopy(model.speaker).eval().requires_grad_(False),
             probe=probe,
             discriminators=discriminators,
             queue=SpeakerQueue(recipe.losses.queue, model.speaker_dim).to(device),
@@ -119,16 +125,14 @@ class State:
     def save(self, folder: Path) -> None:
         save_weights(folder / "model.safetensors", self.average)
         save_weights(folder / "discriminators.safetensors", self.discriminators)
-        parts = (self.model, self.probe, self.queue, self.optimizer, self.discriminator_optimizer)
-        names = ("model", "probe", "queue", "optimizer", "discriminator_optimizer")
-        state = {name: part.state_dict() for name, part in zip(names, parts, strict=True)}
+        state = {name: getattr(self, name).state_dict() for name in STATEFUL}
         save_state(folder / "state.pt", {**state, "guard": self.guard.state(), "step": self.step})
 
     def load(self, folder: Path, device: torch.device) -> None:
         load_weights(folder / "model.safetensors", self.average)
         load_weights(folder / "discriminators.safetensors", self.discriminators)
         state = load_state(folder / "state.pt", device)
-        for name in ("model", "probe", "queue", "optimizer", "discriminator_optimizer"):
+        for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
         self.guard = Guard(self.guard.config, **state["guard"])
         self.step = state["step"]

@@ -6,7 +6,8 @@ from the moving average of the encoder (He et al. 2020): an encoder that chases 
 others first, puts all voices into one place. Every loss is a mean over rows, so that a
 batch cut into parts or spread over processes has the gradients of the whole.
 
-Shape legend: B batch, T samples, F frames, M mel bands, C content channels, D speaker embedding, N negatives.
+Shape legend: B batch, T samples, R samples that tell a voice, F frames, M mel bands, C content channels, D speaker
+embedding, N negatives.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 from trainworks.seeding import rng
 from trainworks.torch import torch_generator
 from voice_gan.audio import log_mel, shift_f0
-from voice_gan.config import VoiceRecipe
+from voice_gan.config import LossesConfig, VoiceRecipe
 from voice_gan.data import Batch
 from voice_gan.encoders import warp_bands
 from voice_gan.losses import (
@@ -53,8 +54,8 @@ class Part:
 
     wave_BT: Tensor
     f0_BF: Tensor
-    reference_BT: Tensor
-    target_BT: Tensor
+    reference_BR: Tensor
+    target_BR: Tensor
     speakers_B: Tensor
     targets_B: Tensor
     f0_source_B2: Tensor
@@ -113,19 +114,17 @@ def backward(loop: Loop, state: State, part: Part, share: float, conversion_shar
     with loop.autocast():
         mel_BMF = log_mel(part.wave_BT, loop.recipe.audio)
         heard_BMF = warp_bands(mel_BMF, part.warp_B, loop.recipe.audio)
-        content_BCF, quantiser_loss = model.content(heard_BMF)
-        if model.content.codebook is None:
-            content_BCF = content_BCF + loop.recipe.model.content.noise * part.noise_BCF
-        voice_BD = model.encode_voice(part.reference_BT)
+        source_BCF, quantiser_loss = model.content(heard_BMF)
+        content_BCF = noisy(source_BCF, part, loop.recipe)
+        voice_BD = model.encode_voice(part.reference_BR)
         with torch.no_grad():
-            key_BD = state.average.encode_voice(part.wave_BT)
-        made_BT = model.generate(content_BCF, part.f0_BF, voice_BD)
+            key_BD = state.keys(part.wave_BT)
+        share_of_generator = loop.recipe.model.speaker.generator_share
+        made_BT = model.generate(content_BCF, part.f0_BF, voice_BD.detach().lerp(voice_BD, share_of_generator))
         probe_logits = state.probe(content_BCF)
 
     mel_loss, stft_loss = loop.spectral(made_BT, part.wave_BT)
-    negatives_BND, present_BN = state.queue.negatives(
-        voice_BD, part.speakers_B, config.num_negatives, None if config.hard_negatives else part.random_BQ
-    )
+    negatives_BND, present_BN = negatives(state, config, voice_BD, part.speakers_B, config.num_negatives, part)
     contrast = contrastive_loss(voice_BD, key_BD, negatives_BND, present_BN, config.temperature)
     probe_loss = F.cross_entropy(probe_logits.float(), part.speakers_B)
     values: Values = {
@@ -146,7 +145,7 @@ def backward(loop: Loop, state: State, part: Part, share: float, conversion_shar
         values |= dict.fromkeys(OF_CONVERSION, loss.new_zeros(()))
     if len(part.converted_B):
         chosen = part.converted_B
-        converted_CT, more, terms = convert(loop, state, part.converted(), content_BCF[chosen], key_BD[chosen])
+        converted_CT, more, terms = convert(loop, state, part.converted(), source_BCF[chosen], key_BD[chosen])
         fake_RT = torch.cat([made_BT, converted_CT])
         loss = loss + conversion_share * more
         values |= {name: conversion_share * value for name, value in terms.items()}
@@ -159,13 +158,19 @@ def backward(loop: Loop, state: State, part: Part, share: float, conversion_shar
     return values | {"train/loss": loss}, key_BD
 
 
+def noisy(content_BCF: Tensor, part: Part, recipe: VoiceRecipe) -> Tensor:
+    """What passes the bottleneck in training: codes as they are, else content with noise."""
+    config = recipe.model.content
+    return content_BCF if config.quantiser == "vq" else content_BCF + config.noise * part.noise_BCF
+
+
 def convert(
     loop: Loop, state: State, part: Part, content_BCF: Tensor, source_BD: Tensor
 ) -> tuple[Tensor, Tensor, Values]:
     """Give the content other speakers' voices; what the encoders hear in it must be the content and those voices.
 
     Args:
-        content_BCF: of the rows of the part.
+        content_BCF: of the rows of the part, before the bottleneck's noise.
         source_BD: keys of the voices that the content came from, which are negatives too.
 
     Returns:
@@ -174,16 +179,14 @@ def convert(
     config, model = loop.recipe.losses, state.model
     with loop.autocast():
         with torch.no_grad():
-            target_BD = state.average.encode_voice(part.target_BT)
+            voice_BD, target_BD = model.encode_voice(part.target_BR), state.keys(part.target_BR)
         f0_BF = shift_f0(part.f0_BF, part.f0_source_B2, part.f0_target_B2)
-        made_BT = model.generate(content_BCF, f0_BF, target_BD)
-        # The average is asked, which this loss doesn't teach: taught by what is made, an encoder could agree with the
-        # generator on a mark that no listener takes for a voice.
-        heard_BD = state.average.encode_voice(made_BT)
+        made_BT = model.generate(noisy(content_BCF, part, loop.recipe), f0_BF, voice_BD)
+        # The keys' encoder is asked, which this loss doesn't teach: taught by what is made, an encoder could agree with
+        # the generator on a mark that no listener takes for a voice.
+        heard_BD = state.keys(made_BT)
         again_BCF = model.encode_content(log_mel(made_BT, loop.recipe.audio))
-    negatives_BND, present_BN = state.queue.negatives(
-        heard_BD, part.targets_B, config.num_negatives - 1, None if config.hard_negatives else part.random_BQ
-    )
+    negatives_BND, present_BN = negatives(state, config, heard_BD, part.targets_B, config.num_negatives - 1, part)
     negatives_BND = torch.cat([source_BD[:, None], negatives_BND], 1)
     present_BN = F.pad(present_BN, (1, 0), value=True)
     contrast = contrastive_loss(heard_BD, target_BD, negatives_BND, present_BN, config.temperature)
@@ -246,6 +249,14 @@ def play(
     values |= {"train/adversarial_loss": share * fooling, "train/feature_matching_loss": share * matching}
     weight = share * config.lambda_adv * guard.adversarial
     return weight * (fooling + config.feature_matching * matching), values
+
+
+def negatives(
+    state: State, config: LossesConfig, anchor_BD: Tensor, speakers_B: Tensor, count: int, part: Part
+) -> tuple[Tensor, Tensor]:
+    """The queue's negatives, as the recipe wants them."""
+    pool = config.negative_pool if config.hard_negatives else count
+    return state.queue.negatives(anchor_BD, speakers_B, count, part.random_BQ, max(pool, count))
 
 
 def negative_similarity(anchor_BD: Tensor, negatives_BND: Tensor, present_BN: Tensor) -> Tensor:

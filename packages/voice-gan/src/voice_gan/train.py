@@ -109,7 +109,7 @@ def train_step(loop: Loop, state: State, previous: Mapping[str, float]) -> tuple
     report = diagnose(loop, state, logged, previous)
     clip_and_step(state, recipe.training.clip_norm, logged)
     state.queue.put(keys_BD, speakers_B)
-    update_average(state, recipe.training.ema)
+    update_averages(state, recipe.training.ema, recipe.losses.key_momentum)
     state.step += 1
 
     logged["lr/model"] = state.optimizer.param_groups[0]["lr"]
@@ -167,10 +167,11 @@ def clip_and_step(state: State, bound: float, logged: dict[str, float]) -> None:
 
 
 @torch.no_grad()
-def update_average(state: State, decay: float) -> None:
-    """Move the average towards the weights; faster at first, when they are far from where they will be."""
+def update_averages(state: State, decay: float, key_momentum: float) -> None:
+    """Move the averages towards the weights; the model's faster at first, when they are far from where they will be."""
     decay = min(decay, (state.step + 1) / (state.step + 11))
     torch._foreach_lerp_([*state.average.parameters()], [*state.model.parameters()], 1 - decay)
+    torch._foreach_lerp_([*state.keys.parameters()], [*state.model.speaker.parameters()], 1 - key_momentum)
 
 
 def rate_factor(step: int, total: int) -> float:
