@@ -255,10 +255,14 @@ bench-embeddings *args: sync
 bench-diagnostics *args: sync
     {{ run }} python tools/bench_diagnostics.py {{ args }}
 
-# The figures of voice-gan's README: three seeds of the preset cpu, over two hours each on two cores. DATA is what
+# The figures of voice-gan's README: three seeds of the preset cpu, an hour of a core each. DATA is what
 # `voice-gan prepare` made; for those of the README, of LibriSpeech and VCTK by a manifest.
 accept-voices DATA *args: sync
     {{ run }} --with pesq python tools/accept_voices.py {{ DATA }} --out runs/accept-voices {{ args }}
+
+# How slowly must the keys of voice-gan's contrastive loss follow the encoder? Three seeds; a quarter of an hour of a core.
+accept-keys DATA *args: sync
+    {{ run }} python tools/slow_keys.py {{ DATA }} --out runs/accept-keys {{ args }}
 
 # voice-gan: conversion beside the published Vocos, a training step beside a plain loop.
 bench-voices DATA *args: sync

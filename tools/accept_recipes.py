@@ -74,6 +74,11 @@ def table_of(name: str) -> tuple[tuple[str, Reader], ...]:
     return ((f"{OUT}/{name}.txt", markdown),)
 
 
+PREPARE_VOICES = (
+    ("python", "tools/speech_manifest.py", "{speech}", "--out", f"{OUT}/speech.csv"),
+    ("voice-gan", "prepare", "--manifest", f"{OUT}/speech.csv", "--out", f"{OUT}/voices", "--overwrite"),
+)
+
 RECIPES = {
     "statistics": Recipe("accept-statistics", "ablate", 5, results=table_of("statistics")),
     "replies-tickets": Recipe(
@@ -188,17 +193,17 @@ RECIPES = {
     "tune": Recipe(
         "accept-tune", "disc-train", 600, ("{heloc}", "RiskPerformance"), table_of("tune"), "runs/accept-tune"
     ),
+    "keys": Recipe(
+        "accept-keys", "voice-gan", 15, (f"{OUT}/voices",), table_of("keys"), "runs/accept-keys", PREPARE_VOICES
+    ),
     "voices": Recipe(
         "accept-voices",
         "voice-gan",
-        780,
+        240,
         (f"{OUT}/voices", "--seeds", "0", "1", "2"),
         (("runs/accept-voices/table.md", markdown), ("runs/accept-voices/results.json", voice_limits)),
         "runs/accept-voices",
-        (
-            ("python", "tools/speech_manifest.py", "{speech}", "--out", f"{OUT}/speech.csv"),
-            ("voice-gan", "prepare", "--manifest", f"{OUT}/speech.csv", "--out", f"{OUT}/voices", "--overwrite"),
-        ),
+        PREPARE_VOICES,
     ),
 }
 """The cheap ones first, so that figures come early."""

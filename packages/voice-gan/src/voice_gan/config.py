@@ -62,8 +62,9 @@ class ContentConfig(Recipe):
     """none: continuous, with noise; vq: the nearest of `codes` vectors, gradients straight through."""
     codes: int = Field(512, ge=2)
     """Vectors of the codebook (vq)."""
-    noise: float = Field(0.1, ge=0)
-    """Standard deviation of the noise on the bottleneck in training, whose channels have variance 1 (none)."""
+    noise: float = Field(1.0, ge=0)
+    """Standard deviation of the noise on the bottleneck in training, whose channels have variance 1 (none); more lets
+    less of the voice pass."""
     warp: float = Field(0.15, ge=0, lt=0.5)
     """In training the encoder hears the frequency axis stretched by up to this share, so that it can't rely on the
     length of a vocal tract (Jaitly & Hinton 2013); 0 turns it off."""
@@ -269,7 +270,11 @@ class VoiceRecipe(Recipe):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "cpu": {},
+    "cpu": {
+        # Few steps are left to discriminators here; at 5e-5 they still know nothing at the end.
+        "discriminators": {"learning_rate": 5e-4, "segment_seconds": 0.5},
+        "training": {"epochs": 14, "warm_up": 0.9},
+    },
     "base": {
         "data": {"batch_size": 32},
         "model": {
