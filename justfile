@@ -255,7 +255,7 @@ bench-embeddings *args: sync
 bench-diagnostics *args: sync
     {{ run }} python tools/bench_diagnostics.py {{ args }}
 
-# The figures of voice-gan's README: three seeds of the preset cpu, an hour of a core each. DATA is what
+# The figures of voice-gan's README: three seeds of the preset cpu, over an hour of a core each. DATA is what
 # `voice-gan prepare` made; for those of the README, of LibriSpeech and VCTK by a manifest.
 accept-voices DATA *args: sync
     {{ run }} --with pesq python tools/accept_voices.py {{ DATA }} --out runs/accept-voices {{ args }}

@@ -76,7 +76,17 @@ def table_of(name: str) -> tuple[tuple[str, Reader], ...]:
 
 PREPARE_VOICES = (
     ("python", "tools/speech_manifest.py", "{speech}", "--out", f"{OUT}/speech.csv"),
-    ("voice-gan", "prepare", "--manifest", f"{OUT}/speech.csv", "--out", f"{OUT}/voices", "--overwrite"),
+    (
+        "voice-gan",
+        "prepare",
+        "--manifest",
+        f"{OUT}/speech.csv",
+        "--unseen",
+        "2",
+        "--out",
+        f"{OUT}/voices",
+        "--overwrite",
+    ),
 )
 
 RECIPES = {
