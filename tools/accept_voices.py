@@ -28,6 +28,7 @@ import soundfile
 from copy_synthesis import copy_synthesis
 
 from trainworks.console import UserError
+from trainworks.torch import set_threads
 from voice_gan.data import load_utterances
 from voice_gan.export import export_run
 from voice_gan.metrics import load_distillmos
@@ -209,6 +210,7 @@ def main() -> None:
     with ThreadPoolExecutor(args.jobs) as pool:
         pairs = [(variant, seed) for seed in args.seeds for variant in args.variants]
         list(pool.map(lambda pair: train_one(*pair), pairs))
+    set_threads(args.threads)
     copies = [copy_synthesis(args.data, args.copy_steps, seed, args.out) for seed in args.seeds]
     for variant, seed in pairs:
         for split in splits:

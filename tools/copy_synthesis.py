@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ from voice_gan.config import VoiceRecipe
 from voice_gan.data import load_utterances
 from voice_gan.generator import VocosGenerator
 from voice_gan.losses import SpectralLoss
-from voice_gan.metrics import compare
+from voice_gan.metrics import compare, summary
 from voice_gan.model import num_parameters
 from voice_gan.run import load_data
 from voice_gan.train import rate_factor
@@ -63,7 +62,7 @@ def measure(network: VocosGenerator, data: Path) -> dict[str, float]:
     for utterance in load_utterances(data, "test"):
         rebuilt_BT = network(log_mel(torch.from_numpy(utterance.wave_T)[None], audio))
         rows.append(compare(utterance.wave_T, rebuilt_BT[0].numpy(), audio, utterance.f0_F))
-    return {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
+    return {name: found["mean"] for name, found in summary(rows).items()}
 
 
 def copy_synthesis(data: Path, steps: int, seed: int, out: Path) -> dict[str, float]:
