@@ -198,7 +198,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    splits = [args.data / name for name in ("test", "unseen") if (args.data / name).is_dir()]
+    splits = []
+    for split in (args.data / name for name in ("test", "unseen") if (args.data / name).is_dir()):
+        if len({utterance.speaker for utterance in load_utterances(split)}) > 1:
+            splits.append(split)
+        else:
+            print(f"{split} is not judged: it has one speaker, and a conversion wants two", file=sys.stderr)
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
 
     def train_one(variant: str, seed: int) -> None:

@@ -93,7 +93,7 @@ def train(
     ddp: Annotated[bool, typer.Option("--ddp", help="One of the processes that torchrun started.")] = False,
     seed: Annotated[int | None, typer.Option(help="The one seed.")] = None,
     config: Annotated[Path | None, typer.Option(help="Recipe: TOML, JSON, or a run directory.")] = None,
-    preset: Annotated[str | None, typer.Option(help="A named recipe: cpu (an hour), base, small.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A named recipe: cpu (over an hour), base, small.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be given again.")] = None,
     device: Device = "auto",
     threads: Threads = None,

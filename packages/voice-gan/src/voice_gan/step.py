@@ -2,9 +2,8 @@
 
 Reconstruction: content of a segment, voice of other sound of its speaker, back to the segment. Conversion: the same
 content with another speaker's voice, judged by what the encoders hear in it. Keys, which voices are compared with, come
-from the moving average of the encoder (He et al. 2020): an encoder that chases its own last outputs, the nearest of
-others first, puts all voices into one place. Every loss is a mean over rows, so that a
-batch cut into parts or spread over processes has the gradients of the whole.
+from a slow average of the encoder (He et al. 2020): with fast ones all voices end in one place. Every loss is a mean
+over rows, so that a batch cut into parts or spread over processes has the gradients of the whole.
 
 Shape legend: B batch, T samples, R samples that tell a voice, F frames, M mel bands, C content channels, D speaker
 embedding, N negatives.
