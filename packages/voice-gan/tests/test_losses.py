@@ -75,6 +75,20 @@ def test_spectral_loss_is_a_mean_over_rows() -> None:
     torch.testing.assert_close(whole, halves)
 
 
+def test_an_error_in_a_pause_does_not_outweigh_all_speech() -> None:
+    """Over the size of a pause, spectral convergence is without bound: few silent segments would take over a batch."""
+    loss, noise = SpectralLoss(AudioConfig()), torch.randn(2, 8000)
+    slopes = []
+    for level in (0.06, 1e-5):
+        real = level * noise[:1]
+        made = (real + 0.01 * noise[1:]).requires_grad_(True)
+        loss(made, real)[1].backward()
+        assert made.grad is not None
+        slopes.append(made.grad.norm())
+    in_speech, in_pause = slopes
+    assert in_speech < in_pause < 10 * in_speech
+
+
 def test_feature_matching_is_a_mean_over_rows_and_leaves_the_real_side_alone() -> None:
     real = torch.randn(4, 3, 5, requires_grad=True)
     fake = torch.randn(4, 3, 5, requires_grad=True)

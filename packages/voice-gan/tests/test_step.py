@@ -62,6 +62,17 @@ def test_discriminators_judge_what_is_converted_as_well(training) -> None:
     assert torch.isfinite(values["disc/converted"])
 
 
+def test_discriminators_hear_sound_at_unit_level(training, monkeypatch) -> None:
+    """Softer, they would hear little but their own biases, and call half of all right for hundreds of steps."""
+    loop, state = training
+    heard = []
+    forward = state.discriminators.forward
+    monkeypatch.setattr(state.discriminators, "forward", lambda wave: heard.append(wave) or forward(wave))
+    train_step(loop, state, {})
+    assert 0.3 < heard[0].std() < 3
+    assert all(other.shape[1] == heard[0].shape[1] for other in heard)
+
+
 def test_keys_follow_the_speaker_encoder_slowly(training) -> None:
     """Fast ones tell their age, which is then all that the encoder learns: its loss rises while it is trained."""
     loop, state = training

@@ -271,9 +271,9 @@ class VoiceRecipe(Recipe):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {
-        # Few steps are left to discriminators here, in which they learn little at this rate and nothing at 5e-5.
+        # Few steps are left to discriminators here, in which they would learn little at 5e-5.
         "discriminators": {"learning_rate": 5e-4, "segment_seconds": 0.5},
-        "training": {"epochs": 14, "warm_up": 0.9},
+        "training": {"epochs": 14, "warm_up": 0.9, "learning_rate": 2e-3},
     },
     "base": {
         "data": {"batch_size": 32},

@@ -17,6 +17,9 @@ from voice_gan.config import AudioConfig
 
 FLOOR, MEL_FLOOR = 1e-3, 5e-5
 """Magnitudes of the rounding of 16-bit sound; the gradient of a logarithm explodes below."""
+QUIET = 0.01
+"""Root mean square that a pause may have, where training's speech has some .06: spectral convergence divides by what a
+segment holds, and by no less than white noise of this, since an error in a silent segment would outweigh all speech."""
 
 
 class SpectralLoss:
@@ -42,7 +45,8 @@ class SpectralLoss:
             mel = mel + F.l1_loss(log(bank @ made, MEL_FLOOR), log(bank @ real, MEL_FLOOR))
             # A row at a time, so that a batch cut into parts has the same loss.
             error_B, size_B = (torch.linalg.vector_norm(x, dim=(1, 2)) for x in (made - real, real))
-            stft = stft + F.l1_loss(log(made, FLOOR), log(real, FLOOR)) + (error_B / size_B).mean()
+            least = QUIET * math.sqrt(0.375 * n_fft * real[0].numel())  # a Hann window's power is 3/8
+            stft = stft + F.l1_loss(log(made, FLOOR), log(real, FLOOR)) + (error_B / size_B.clamp(min=least)).mean()
         return mel / len(self.resolutions), stft / len(self.resolutions)
 
 

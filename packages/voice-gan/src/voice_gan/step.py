@@ -45,6 +45,9 @@ OF_CONVERSION = (
     "similarity/converted_to_source",
 )
 """What `convert` tells; a process or part without a row to convert adds 0 to each."""
+HEARD_GAIN = 16.0
+"""Brings sound, whose root mean square is some .06, to about 1 for the discriminators. With softer sound they hear
+little but their own biases, and learn several times slower."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,7 @@ def play(
     config, guard = recipe.losses, state.guard
     length = min(round(recipe.discriminators.segment_seconds * recipe.audio.rate), fake_RT.shape[1])
     start = int(rng(recipe.seed, "crop", state.step).integers(fake_RT.shape[1] - length + 1))
-    real_BT, fake_RT = (wave[:, start : start + length] for wave in (part.wave_BT, fake_RT))
+    real_BT, fake_RT = (HEARD_GAIN * wave[:, start : start + length] for wave in (part.wave_BT, fake_RT))
     rows, converted = len(real_BT), len(fake_RT) - len(real_BT)
     weight_R = real_BT.new_full((len(fake_RT),), (0.5 if loop.num_converted else 1.0) / rows)
     if converted:
