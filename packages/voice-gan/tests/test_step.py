@@ -70,7 +70,6 @@ def test_discriminators_hear_sound_at_unit_level(training, monkeypatch) -> None:
     monkeypatch.setattr(state.discriminators, "forward", lambda wave: heard.append(wave) or forward(wave))
     train_step(loop, state, {})
     assert 0.3 < heard[0].std() < 3
-    assert all(other.shape[1] == heard[0].shape[1] for other in heard)
 
 
 def test_keys_follow_the_speaker_encoder_slowly(training) -> None:
