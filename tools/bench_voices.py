@@ -112,7 +112,7 @@ def bench_conversion(
     wave_BT, f0_BF = torch.from_numpy(wave_T)[None], torch.full((1, len(wave_T) // recipe.audio.hop), 150.0)
 
     def network() -> None:
-        model.generate(model.encode_content(log_mel(wave_BT, recipe.audio)), f0_BF, voice.embedding_D[None])
+        model.generate(model.encode_content(log_mel(wave_BT, recipe.audio)), f0_BF, voice.vector_BV)
 
     ways = {
         "file": lambda: convert_wave(model, wave_T, voice),
@@ -150,10 +150,11 @@ def plain_step(loop: Loop, state: State) -> None:
     mel_BMF = log_mel(part.wave_BT, recipe.audio)
     source_BCF, _ = model.content(warp_bands(mel_BMF, part.warp_B, recipe.audio))
     content_BCF = noisy(source_BCF, part, recipe)
-    voice_BD = model.encode_voice(part.reference_BR)
+    voice_BV = model.encode_voice(part.reference_BR)
+    voice_BD = voice_BV[:, : model.speaker_dim]
     with torch.no_grad():
         key_BD = state.keys(part.wave_BT)
-    made_BT = model.generate(content_BCF, part.f0_BF, voice_BD.detach())
+    made_BT = model.generate(content_BCF, part.f0_BF, voice_BV.detach())
     mel_loss, stft_loss = loop.spectral(made_BT, part.wave_BT)
     negatives_BND, present_BN = negatives(state, config, voice_BD, part.speakers_B, config.num_negatives, part)
     contrast = contrastive_loss(voice_BD, key_BD, negatives_BND, present_BN, config.temperature)
@@ -162,10 +163,10 @@ def plain_step(loop: Loop, state: State) -> None:
 
     some = part.converted()
     with torch.no_grad():
-        target_voice_BD, target_BD = model.encode_voice(some.target_BR), state.keys(some.target_BR)
+        target_BV, target_BD = model.encode_voice(some.target_BR), state.keys(some.target_BR)
     f0_BF = shift_f0(some.f0_BF, some.f0_source_B2, some.f0_target_B2)
     clean_BCF = source_BCF[part.converted_B]
-    converted_BT = model.generate(noisy(clean_BCF, some, recipe), f0_BF, target_voice_BD)
+    converted_BT = model.generate(noisy(clean_BCF, some, recipe), f0_BF, target_BV)
     heard_BD = state.keys(converted_BT)
     again_BCF = model.encode_content(log_mel(converted_BT, recipe.audio))
     negatives_BND, present_BN = negatives(state, config, heard_BD, some.targets_B, config.num_negatives, some)

@@ -82,15 +82,36 @@ def test_the_whole_is_what_the_model_makes(model: VoiceModel, voice: Voice):
     content = model.encode_content(log_mel(torch.from_numpy(gain * wave_T)[None], model.audio))
     # A flat melody stays flat, at the mean of the other voice.
     other = torch.full((1, 120), float(np.exp(voice.f0[0])))
-    made = model.generate(content, other, voice.embedding_D[None])[0].numpy() / gain
-    np.testing.assert_allclose(convert_wave(model, wave_T, voice, f0_F), made, atol=1e-5)
+    made = model.generate(content, other, voice.vector_BV)[0].numpy() / gain
+    np.testing.assert_allclose(convert_wave(model, wave_T, voice, f0_F, guidance=0), made, atol=1e-5)
+
+
+def test_guidance_leads_away_from_the_voice_of_the_source_and_leaves_it_alone_in_its_own(
+    model: VoiceModel, voice: Voice
+):
+    wave_T = vowel()[: 120 * 256]
+    own = wave_voice(model, wave_T)
+    beyond = Voice(1.5 * voice.embedding_D - 0.5 * own.embedding_D, 1.5 * voice.levels_L - 0.5 * own.levels_L, voice.f0)
+    np.testing.assert_allclose(
+        convert_wave(model, wave_T, voice, guidance=0.5), convert_wave(model, wave_T, beyond, guidance=0), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        convert_wave(model, wave_T, own, guidance=0.5), convert_wave(model, wave_T, own, guidance=0), atol=1e-5
+    )
+
+
+def test_the_voice_that_is_left_behind_is_heard_where_there_is_one(model: VoiceModel, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(converting, "BLOCK_SECONDS", 2.0)
+    pause, speech = np.full(2 * RATE, 1e-4, np.float32), vowel(seconds=2)
+    alone, after = (survey_of(model, Wave(wave_T)) for wave_T in (speech, np.concatenate([pause, speech])))
+    torch.testing.assert_close(after.voice_BV, alone.voice_BV, atol=1e-2, rtol=0)
 
 
 def test_nothing_farther_away_than_the_receptive_field_matters(model: VoiceModel):
     reach = receptive_frames(model)
     mel = torch.randn(1, model.audio.mels, 2 * reach + 3)
     statistics = torch.zeros(1, model.audio.mels, 1), torch.ones(1, model.audio.mels, 1)
-    f0, speaker = torch.full((1, mel.shape[2]), 150.0), torch.ones(1, model.speaker_dim) / model.speaker_dim**0.5
+    f0, speaker = torch.full((1, mel.shape[2]), 150.0), torch.ones(1, model.voice_dim) / model.voice_dim**0.5
 
     def middle(changed: int) -> torch.Tensor:
         other = mel.clone()

@@ -7,7 +7,7 @@ from trainworks.config import resolve
 from voice_gan.audio import fundamental, log_mel
 from voice_gan.config import PRESETS, AudioConfig, DiscriminatorsConfig, VoiceRecipe
 from voice_gan.discriminators import Discriminators, MultiPeriodDiscriminator, MultiResolutionDiscriminator
-from voice_gan.encoders import VectorQuantiser, content_statistics, warp_bands
+from voice_gan.encoders import VectorQuantiser, band_levels, content_statistics, warp_bands
 from voice_gan.generator import (
     HifiGanGenerator,
     IstftHead,
@@ -44,12 +44,25 @@ def test_content_f0_and_voice_become_sound(sets: tuple[str, ...]) -> None:
     content = model.encode_content(log_mel(wave, AUDIO))
     voice = model.encode_voice(wave)
     assert content.shape == (2, 16, 20)
-    torch.testing.assert_close(voice.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(voice[:, : model.speaker_dim].norm(dim=1), torch.ones(2))
     sound = model.generate(content, f0, voice)
     assert sound.shape == (2, 5120)
     assert torch.isfinite(sound).all()
     assert not torch.allclose(sound, model.generate(content, f0, -voice), atol=1e-5)
     assert not torch.allclose(sound, model.generate(content, 1.5 * f0, voice), atol=1e-5)
+
+
+def test_a_voice_keeps_the_level_and_filter_that_content_drops() -> None:
+    model = VoiceModel(recipe()).eval()
+    mel, filtered = torch.randn(2, 80, 30), torch.linspace(-1, 1, 80)[:, None]
+    plain, changed = band_levels(mel), band_levels(mel + filtered)
+    unit = 2.5 * 160**0.5
+    torch.testing.assert_close(unit * (changed - plain)[:, :80], filtered.squeeze(1).expand(2, -1))
+    torch.testing.assert_close(changed[:, 80:], plain[:, 80:])
+    content, f0 = torch.randn(1, 16, 20), torch.full((1, 20), 120.0)
+    voice, other = torch.randn(2, 1, model.voice_dim)
+    other[:, : model.speaker_dim] = voice[:, : model.speaker_dim]
+    assert not torch.allclose(model.generate(content, f0, voice), model.generate(content, f0, other), atol=1e-5)
 
 
 def test_content_hears_no_level_and_no_filter() -> None:

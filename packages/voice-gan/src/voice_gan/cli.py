@@ -13,6 +13,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warn
 Threads = Annotated[int | None, typer.Option(help="Compute threads; default: what is free, at most 2.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Checkpoint = Annotated[str, typer.Option(help="best, last or step_000100.")]
+Guidance = Annotated[
+    float, typer.Option(min=0, help="How far the voice is moved away from the content's own; 0 is the voice as it is.")
+]
 Overwrite = Annotated[bool, typer.Option(help="Replace what is there.")]
 
 
@@ -159,6 +162,7 @@ def convert(
     content: Annotated[Path, typer.Option(help="Recording of what is to be said, of any length.")],
     voice: Annotated[list[Path], typer.Option(help="Recording of the voice; may be given again.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Sound file to write: .wav, .flac or .ogg.")],
+    guidance: Guidance = 0.5,
     chunk_seconds: Annotated[float, typer.Option(help="Length of a piece; memory grows with it.")] = 20.0,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
@@ -174,7 +178,7 @@ def convert(
 
     set_quiet(quiet)
     model = load_trained(run, checkpoint, device, threads).model
-    done = convert_file(model, content, voice, out, chunk_seconds=chunk_seconds)
+    done = convert_file(model, content, voice, out, guidance=guidance, chunk_seconds=chunk_seconds)
     info(f"{done['seconds']:.1f} s of sound in {done['wall_seconds']:.1f} s")
     print(out)
 
@@ -222,6 +226,7 @@ def evaluate(
     judge: Annotated[str, typer.Option(help="auto, ge2e (extra ge2e) or statistics.")] = "auto",
     utterances: Annotated[int, typer.Option(min=1, help="Utterances rebuilt, at most.")] = 100,
     conversions: Annotated[int, typer.Option(min=1, help="Conversions, at most.")] = 200,
+    guidance: Guidance = 0.5,
     words: Annotated[bool, typer.Option("--words", help="Also a recogniser's word error rate (extra words).")] = False,
     opinions: Annotated[bool, typer.Option("--opinions", help="Also DistillMOS (extra evaluate).")] = False,
     fail_under: Annotated[
@@ -257,6 +262,7 @@ def evaluate(
         judge=judge,
         utterances=utterances,
         conversions=conversions,
+        guidance=guidance,
         words=words,
         opinions=opinions,
         seed=seed,
@@ -298,7 +304,7 @@ def export(
 ) -> None:
     """Example: voice-gan export runs/v -o voice.onnx
 
-    Sound, F0 and an embedding to sound, and beside it the speaker encoder (extra export), compared with PyTorch.
+    Sound, F0 and a voice to sound, and beside it sound to a voice (extra export), compared with PyTorch.
     """
     from voice_gan.export import export_run
 

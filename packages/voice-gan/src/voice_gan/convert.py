@@ -1,10 +1,11 @@
 """The words and the melody of one recording in the voice of another, piece by piece.
 
-A first pass over the recording finds what the model wants to know of the whole: loudness, fundamental frequency, and
-the mean and spread of each mel band. The second one converts pieces, each with as much around it as the networks see,
-so that the pieces are those of the whole, and ten hours take no more memory than a minute.
+A first pass over the recording finds what the model wants to know of the whole: loudness, fundamental frequency, the
+mean and spread of each mel band, and the voice that is to be left behind. The second one converts pieces, each with as
+much around it as the networks see, so that the pieces are those of the whole, and ten hours take no more memory than a
+minute.
 
-Legend: B batch, T samples, F frames, M mel bands, D speaker embedding.
+Legend: B batch, T samples, F frames, M mel bands, D speaker embedding, V = D + L voice.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from voice_gan.model import VoiceModel
 from voice_gan.recording import Recording, new_recording
 
 CHUNK_SECONDS = 20.0
+GUIDANCE = 0.5
+"""How far a conversion's voice is moved away from the content's own, as a share of the way between the two."""
 BLOCK_SECONDS, BLOCK_MARGIN_SECONDS = 30.0, 1.0
 """F0 is looked for in blocks of the one length, with the other to either side, whatever the pieces are."""
 VOICE_SECONDS, LEAST_VOICE_SECONDS = 60.0, 0.5
@@ -66,11 +69,18 @@ class Voice:
 
     Attributes:
         embedding_D: what the speaker encoder says, norm 1.
+        levels_L: of the mel bands, `encoders.band_levels`.
         f0: mean and standard deviation of log F0.
     """
 
     embedding_D: Tensor
+    levels_L: Tensor
     f0: tuple[float, float]
+
+    @property
+    def vector_BV(self) -> Tensor:
+        """(1, V), as `VoiceModel.encode_voice` has it."""
+        return torch.cat([self.embedding_D, self.levels_L])[None]
 
 
 @dataclass(frozen=True)
@@ -81,21 +91,30 @@ class Survey:
         gain: factor to the loudness that the model was trained on.
         f0_F: Hz, 0 where unvoiced.
         statistics: mean and standard deviation of each mel band over time, (1, M, 1) each.
+        voice_BV: its own voice, (1, V), as `VoiceModel.encode_voice` hears it in the block that is voiced most.
     """
 
     gain: float
     f0_F: np.ndarray
     statistics: tuple[Tensor, Tensor]
+    voice_BV: Tensor
 
 
 def convert_file(
-    model: VoiceModel, content: Path, voices: Sequence[Path], out: Path, *, chunk_seconds: float = CHUNK_SECONDS
+    model: VoiceModel,
+    content: Path,
+    voices: Sequence[Path],
+    out: Path,
+    *,
+    guidance: float = GUIDANCE,
+    chunk_seconds: float = CHUNK_SECONDS,
 ) -> dict[str, Any]:
     """Write what is said in `content`, in the voice of `voices`, at the loudness of `content`.
 
     Args:
         content: a recording of any length.
         voices: recordings of one speaker, of which the first minute each is listened to.
+        guidance: as `convert` has it.
         out: .wav, .flac or .ogg; it appears when it is whole.
         chunk_seconds: length of a piece; memory grows with it, the sound doesn't depend on it.
 
@@ -113,7 +132,8 @@ def convert_file(
         began = time.perf_counter()
         survey = survey_of(model, recording)
         with progress(len(survey.f0_F), "converting frames") as bar:
-            for piece_T in convert(model, recording, survey, voice, round(chunk_seconds * audio.rate / audio.hop)):
+            chunk_frames = round(chunk_seconds * audio.rate / audio.hop)
+            for piece_T in convert(model, recording, survey, voice, chunk_frames, guidance):
                 file.write(piece_T)
                 bar.advance(len(piece_T) // audio.hop)
         wall = time.perf_counter() - began
@@ -143,15 +163,19 @@ def wave_voice(model: VoiceModel, wave_T: np.ndarray, f0_F: np.ndarray | None = 
     """The voice of a sound [T] at the model's rate; `f0_F` as `audio.fundamental` gives it, if that is known."""
     audio = model.audio
     gain = loudness_gain(Wave(wave_T), audio)
-    embedding_BD = model.encode_voice(_batch(model, wave_T * np.float32(gain)))
-    return Voice(embedding_BD[0], f0_statistics(fundamental(wave_T, audio) if f0_F is None else f0_F))
+    vector_V = model.encode_voice(_batch(model, wave_T * np.float32(gain)))[0]
+    embedding_D, levels_L = vector_V.tensor_split([model.speaker_dim])
+    return Voice(embedding_D, levels_L, f0_statistics(fundamental(wave_T, audio) if f0_F is None else f0_F))
 
 
 def mean_voice(voices: Sequence[Voice]) -> Voice:
-    """The mean direction of several voices, and the means of their F0 statistics."""
+    """The mean direction of several voices, and the means of their levels and F0 statistics."""
     mean_D = torch.stack([voice.embedding_D for voice in voices]).mean(dim=0)
     means, deviations = zip(*(voice.f0 for voice in voices), strict=True)
-    return Voice(torch.nn.functional.normalize(mean_D, dim=0), (float(np.mean(means)), float(np.mean(deviations))))
+    mean_L = torch.stack([voice.levels_L for voice in voices]).mean(dim=0)
+    return Voice(
+        torch.nn.functional.normalize(mean_D, dim=0), mean_L, (float(np.mean(means)), float(np.mean(deviations)))
+    )
 
 
 @torch.no_grad()
@@ -166,15 +190,20 @@ def survey_of(model: VoiceModel, sound: Sound, f0_F: np.ndarray | None = None) -
     gain = loudness_gain(sound, audio)
     if f0_F is None:
         f0_F = fundamental_in_blocks(sound, audio)
+    f0_F = np.pad(f0_F, (0, frames - len(f0_F)))
     sums_M, squares_M = torch.zeros(2, audio.mels, dtype=torch.float64)
+    most_voiced, voice_T = -1, np.empty(0, np.float32)
     for start, wave_T in _blocks(sound, audio):
+        voiced = np.count_nonzero(f0_F[start : start + len(wave_T) // audio.hop])
+        if voiced > most_voiced:
+            most_voiced, voice_T = voiced, wave_T
         mel_MF = mel_piece(model, sound, gain, start, start + len(wave_T) // audio.hop)[0].double().cpu()
         sums_M += mel_MF.sum(dim=1)
         squares_M += mel_MF.square().sum(dim=1)
     mean_M = sums_M / frames
     std_M = (squares_M / frames - mean_M.square() + STD_FLOOR).sqrt()
     mean_BM1, std_BM1 = (values_M.float()[None, :, None].to(_device(model)) for values_M in (mean_M, std_M))
-    return Survey(gain, np.pad(f0_F, (0, frames - len(f0_F))), (mean_BM1, std_BM1))
+    return Survey(gain, f0_F, (mean_BM1, std_BM1), model.encode_voice(_batch(model, voice_T * np.float32(gain))))
 
 
 def loudness_gain(sound: Sound, audio: AudioConfig) -> float:
@@ -205,35 +234,48 @@ def fundamental_in_blocks(sound: Sound, audio: AudioConfig) -> np.ndarray:
 
 @torch.no_grad()
 def convert(
-    model: VoiceModel, sound: Sound, survey: Survey, voice: Voice, chunk_frames: int | None = None
+    model: VoiceModel,
+    sound: Sound,
+    survey: Survey,
+    voice: Voice,
+    chunk_frames: int | None = None,
+    guidance: float = GUIDANCE,
 ) -> Iterator[np.ndarray]:
     """The sound in another voice, [T] in all, in pieces.
 
+    Some of the source's voice leaks through the content. So the generator is told a voice that lies beyond the
+    target's, seen from the source's, by `guidance` times the way between them, as classifier-free guidance (Ho &
+    Salimans 2022) goes beyond what a condition changes. What is given its own voice stays as it is.
+
     Args:
         survey: of this sound.
-        voice: whose F0 range and embedding are taken.
+        voice: whose F0 range, embedding and levels are taken.
         chunk_frames: frames of a piece; None converts the whole at once, to the same sound.
+        guidance: 0 leaves the target's voice as it is.
     """
     hop, frames = model.audio.hop, num_frames(sound, model.audio)
     chunk_frames = frames if chunk_frames is None else max(1, chunk_frames)
     context = 0 if chunk_frames >= frames else receptive_frames(model)
     f0_F = shift_f0(survey.f0_F, f0_statistics(survey.f0_F), voice.f0).astype(np.float32)
     phase_BF = source_phase(_batch(model, f0_F), model.audio)
+    voice_BV = voice.vector_BV + guidance * (voice.vector_BV - survey.voice_BV)
     for start in range(0, frames, chunk_frames):
         stop = min(start + chunk_frames, frames)
         begin, end = max(0, start - context), min(stop + context, frames)
         mel_BMF = mel_piece(model, sound, survey.gain, begin, end)
         content_BCF = model.encode_content(mel_BMF, survey.statistics)
         f0_BF = _batch(model, f0_F[begin:end])
-        wave_BT = model.generate(content_BCF, f0_BF, voice.embedding_D[None], phase_BF[:, begin:end])
+        wave_BT = model.generate(content_BCF, f0_BF, voice_BV, phase_BF[:, begin:end])
         wave_T = wave_BT[0, (start - begin) * hop : (stop - begin) * hop].float().cpu().numpy()
         yield (wave_T / survey.gain)[: sound.num_samples - start * hop]
 
 
-def convert_wave(model: VoiceModel, wave_T: np.ndarray, voice: Voice, f0_F: np.ndarray | None = None) -> np.ndarray:
+def convert_wave(
+    model: VoiceModel, wave_T: np.ndarray, voice: Voice, f0_F: np.ndarray | None = None, guidance: float = GUIDANCE
+) -> np.ndarray:
     """A sound [T] of some seconds at the model's rate in another voice; `f0_F` is the sound's, if that is known."""
     sound = Wave(wave_T)
-    return next(convert(model, sound, survey_of(model, sound, f0_F), voice))
+    return next(convert(model, sound, survey_of(model, sound, f0_F), voice, guidance=guidance))
 
 
 def receptive_frames(model: VoiceModel) -> int:
@@ -244,9 +286,9 @@ def receptive_frames(model: VoiceModel) -> int:
         mel_BMF = torch.randn(1, audio.mels, 2 * reach + 1, device=device, requires_grad=True)
         f0_BF = torch.full((1, 2 * reach + 1), 150.0, device=device, requires_grad=True)
         statistics = torch.zeros(1, audio.mels, 1, device=device), torch.ones(1, audio.mels, 1, device=device)
-        speaker_BD = torch.nn.functional.normalize(torch.randn(1, model.speaker_dim, device=device), dim=1)
+        voice_BV = torch.nn.functional.normalize(torch.randn(1, model.voice_dim, device=device), dim=1)
         with torch.enable_grad():
-            wave_BT = model.generate(model.encode_content(mel_BMF, statistics), f0_BF, speaker_BD)
+            wave_BT = model.generate(model.encode_content(mel_BMF, statistics), f0_BF, voice_BV)
             middle = wave_BT[:, reach * audio.hop : (reach + 1) * audio.hop].square().sum()
             gradients = torch.autograd.grad(middle, (mel_BMF, f0_BF))
         touched = torch.cat([gradient.abs().flatten(0, -2) for gradient in gradients]).sum(dim=0).nonzero()

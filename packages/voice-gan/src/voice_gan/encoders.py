@@ -6,6 +6,7 @@ Shape legend: B batch, T samples, F frames, M mel bands, C content channels, D s
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Self
 
@@ -25,6 +26,13 @@ def content_statistics(mel_BMF: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation over time of each band, (B, M, 1) each: what the content encoder takes out."""
     variance, mean = torch.var_mean(mel_BMF, dim=-1, keepdim=True, correction=0)
     return mean, (variance + STD_FLOOR).sqrt()
+
+
+def band_levels(mel_BMF: Tensor) -> Tensor:
+    """What the content encoder takes out, for the generator to put in: (B, 2 M), mean and standard deviation over time
+    of each band, scaled so that speech has a norm of about 1, as an embedding has."""
+    mean, std = content_statistics(mel_BMF)
+    return torch.cat([(mean + 6) / 2.5, (std - 1.5) * 2], 1).squeeze(-1) / math.sqrt(2 * mel_BMF.shape[1])
 
 
 class ContentEncoder(nn.Module):

@@ -28,7 +28,7 @@ from trainworks.run import Run
 from trainworks.seeding import rng
 from voice_gan.audio import log_mel
 from voice_gan.baselines import griffin_lim
-from voice_gan.convert import convert_wave, wave_voice
+from voice_gan.convert import GUIDANCE, convert_wave, wave_voice
 from voice_gan.data import Utterance, load_utterances
 from voice_gan.extras import require
 from voice_gan.judge import Judge, Voices, choose_judge
@@ -64,6 +64,7 @@ def evaluate_run(
     judge: str = "auto",
     utterances: int = UTTERANCES,
     conversions: int = CONVERSIONS,
+    guidance: float = GUIDANCE,
     words: bool = False,
     opinions: bool = False,
     seed: int = 0,
@@ -78,6 +79,7 @@ def evaluate_run(
         judge: auto, ge2e or statistics: see `judge.choose_judge`.
         utterances: that are rebuilt, at most, taken at even distances; all of them teach the judge the speakers.
         conversions: at most; the ordered pairs of speakers take turns.
+        guidance: as `convert.convert` has it.
         words: also the recogniser's word error rate (extra "words"; seconds an utterance).
         opinions: also the opinion scores of DistillMOS (extra "evaluate"; a second an utterance).
         seed: of the choice of conversions.
@@ -113,11 +115,12 @@ def evaluate_run(
         "step": meta["step"],
         "data": record,
         "judge": chosen.name,
+        "guidance": guidance,
         "words": words,
         "opinions": opinions,
         "seed": seed,
     }
-    report = evaluate(trained.model, found, chosen, judged, utterances, conversions, words, opinions, seed)
+    report = evaluate(trained.model, found, chosen, judged, utterances, conversions, guidance, words, opinions, seed)
     write_report(folder, report)
     return report
 
@@ -130,6 +133,7 @@ def evaluate(
     judged: Mapping[str, Any],
     num_rebuilt: int = UTTERANCES,
     num_conversions: int = CONVERSIONS,
+    guidance: float = GUIDANCE,
     words: bool = False,
     opinions: bool = False,
     seed: int = 0,
@@ -139,6 +143,7 @@ def evaluate(
     Args:
         utterances: of two speakers or more.
         judge: of voices.
+        guidance: as `convert.convert` has it.
         judged: what the report says it is about.
     """
     audio, speakers = model.audio, [utterance.speaker for utterance in utterances]
@@ -183,7 +188,8 @@ def evaluate(
             source, target = utterances[trial.source], utterances[trial.target]
             wave_T, target_T = source.wave_T, target.wave_T
             began = time.perf_counter()
-            converted_T = convert_wave(model, wave_T, own[trial.target])  # F0 is found anew, as for any recording
+            # F0 is found anew, as for any recording.
+            converted_T = convert_wave(model, wave_T, own[trial.target], guidance=guidance)
             wall += time.perf_counter() - began
             seconds += len(wave_T) / audio.rate
             sounds = {"unchanged": wave_T, "conversion": converted_T, "target": target_T}

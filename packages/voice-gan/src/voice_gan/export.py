@@ -3,8 +3,7 @@
 ONNX has no inverse STFT that runtimes agree on, so both transforms are written as convolutions with the windowed sines
 and cosines of the Fourier transform.
 
-Legend: B batch, T = F * hop samples, F frames, M mel bands, K = n_fft / 2 + 1 frequency bins, N = n_fft, D speaker
-embedding.
+Legend: B batch, T = F * hop samples, F frames, M mel bands, K = n_fft / 2 + 1 frequency bins, N = n_fft, V voice.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from trainworks.console import UserError, warn
 from trainworks.files import atomic_write
 from voice_gan.audio import LOG_FLOOR, hann, mel_bank
 from voice_gan.config import AudioConfig
-from voice_gan.encoders import SpeakerEncoder
+from voice_gan.encoders import SpeakerEncoder, band_levels
 from voice_gan.extras import require
 from voice_gan.generator import IstftHead
 from voice_gan.model import VoiceModel
@@ -45,8 +44,8 @@ def export_run(path: Path, out: Path, *, checkpoint: str = "best", threads: int 
     """Write a run's model as ONNX and compare it with PyTorch.
 
     - `out`: wave [B, T] of what is to be said, T a multiple of the hop; f0 [B, T / hop] in Hz in the range of the
-      voice, 0 where unvoiced; speaker [B, D]; gives converted [B, T].
-    - beside it NAME.speaker.onnx: wave [B, T] to speaker [B, D]; not of a model whose speaker encoder is GE2E.
+      voice, 0 where unvoiced; voice [B, V]; gives converted [B, T].
+    - beside it NAME.speaker.onnx: wave [B, T] to voice [B, V]; not of a model whose speaker encoder is GE2E.
 
     Waves are at -24 LUFS, as `loudness.gain_to_target` brings them there. The files' metadata tell the run and the
     recipe's audio section, with rate and hop.
@@ -67,9 +66,7 @@ def export_run(path: Path, out: Path, *, checkpoint: str = "best", threads: int 
     example = example_inputs(model)
     atomic_write(out, to_onnx(Converter(model), example, "converted", audio.hop, metadata))
     with torch.no_grad():
-        expected_BT = model.generate(
-            model.encode_content(Mel(audio)(example["wave"])), example["f0"], example["speaker"]
-        )
+        expected_BT = model.generate(model.encode_content(Mel(audio)(example["wave"])), example["f0"], example["voice"])
     difference = float(np.abs(run_onnx(out, example) - expected_BT.numpy()).max())
     if not difference < TOLERANCE:
         warn(f"ONNX Runtime's sound differs from PyTorch's by up to {difference:.2g}")
@@ -77,7 +74,7 @@ def export_run(path: Path, out: Path, *, checkpoint: str = "best", threads: int 
     if isinstance(model.speaker, SpeakerEncoder):
         beside = out.with_suffix(".speaker.onnx")
         wave = {"wave": example["wave"]}
-        atomic_write(beside, to_onnx(VoiceEncoder(model.speaker, audio), wave, "speaker", audio.hop, metadata))
+        atomic_write(beside, to_onnx(VoiceEncoder(model.speaker, audio), wave, "voice", audio.hop, metadata))
     return {"out": str(out), "speaker": None if beside is None else str(beside), "difference": difference}
 
 
@@ -89,7 +86,7 @@ def example_inputs(model: VoiceModel) -> dict[str, Tensor]:
     return {
         "wave": 0.1 * torch.randn(1, SHOWN_FRAMES * model.audio.hop, generator=generator),
         "f0": f0_BF,
-        "speaker": F.normalize(torch.randn(1, model.speaker_dim, generator=generator), dim=1),
+        "voice": F.normalize(torch.randn(1, model.voice_dim, generator=generator), dim=1),
     }
 
 
@@ -146,9 +143,9 @@ class Converter(nn.Module):
         if isinstance(self.model.generator.head, IstftHead):
             self.model.generator.head = ConvolutionHead(self.model.generator.head)
 
-    def forward(self, wave: Tensor, f0: Tensor, speaker: Tensor) -> Tensor:
-        """(B, T), (B, F), (B, D) to (B, T)."""
-        return self.model.generate(self.model.encode_content(self.mel(wave)), f0, speaker)
+    def forward(self, wave: Tensor, f0: Tensor, voice: Tensor) -> Tensor:
+        """(B, T), (B, F), (B, V) to (B, T)."""
+        return self.model.generate(self.model.encode_content(self.mel(wave)), f0, voice)
 
 
 class VoiceEncoder(nn.Module):
@@ -159,8 +156,9 @@ class VoiceEncoder(nn.Module):
         self.mel, self.encoder = Mel(audio), encoder
 
     def forward(self, wave: Tensor) -> Tensor:
-        """(B, T) to (B, D)."""
-        return self.encoder.encode_mel(self.mel(wave))
+        """(B, T) to (B, V)."""
+        mel_BMF = self.mel(wave)
+        return torch.cat([self.encoder.encode_mel(mel_BMF), band_levels(mel_BMF)], 1)
 
 
 def fourier(size: int) -> tuple[Tensor, Tensor]:
@@ -174,7 +172,7 @@ def fourier(size: int) -> tuple[Tensor, Tensor]:
 def to_onnx(
     module: nn.Module, example: Mapping[str, Tensor], output: str, hop: int, metadata: Mapping[str, str]
 ) -> bytes:
-    """An ONNX file of a module that takes "wave" [B, T] and, if it likes, "f0" [B, F] and "speaker" [B, D]; any B and
+    """An ONNX file of a module that takes "wave" [B, T] and, if it likes, "f0" [B, F] and "voice" [B, V]; any B and
     F, T = F * hop.
 
     Args:
@@ -182,7 +180,7 @@ def to_onnx(
         output: what the result is called.
     """
     batch, frames = torch.export.Dim("batch"), torch.export.Dim("frames", min=LEAST_FRAMES)
-    shapes = {"wave": {0: batch, 1: hop * frames}, "f0": {0: batch, 1: frames}, "speaker": {0: batch}}
+    shapes = {"wave": {0: batch, 1: hop * frames}, "f0": {0: batch, 1: frames}, "voice": {0: batch}}
     # An example of one row would fix the batch at one.
     rows = tuple(torch.cat([tensor, tensor]) for tensor in example.values())
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of libraries that it could have used

@@ -1,6 +1,7 @@
 """The whole model: content of one recording, voice of another, a sound that has both.
 
-Shape legend: B batch, T = F * hop samples, F frames, M mel bands, C content channels, D speaker embedding.
+Shape legend: B batch, T = F * hop samples, F frames, M mel bands, C content channels, D speaker embedding,
+V = D + 2 M voice.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from voice_gan.audio import log_mel
 from voice_gan.config import VoiceRecipe
-from voice_gan.encoders import ContentEncoder, Ge2e, SpeakerEncoder, content_statistics
+from voice_gan.encoders import ContentEncoder, Ge2e, SpeakerEncoder, band_levels, content_statistics
 from voice_gan.generator import build_generator, harmonic_source, source_phase
 
 LOG_F0_CENTRE, LOG_F0_SCALE = math.log(150.0), 0.35
@@ -40,7 +41,8 @@ class VoiceModel(nn.Module):
             self.speaker.requires_grad_(config.speaker.unfreeze)
         self.harmonic = config.generator.kind == "vocos"
         inputs = config.content.bottleneck + 2 + (0 if self.harmonic else 2 * PHASES)
-        self.generator = build_generator(inputs, self.speaker_dim, recipe.audio, config.generator)
+        self.voice_dim = self.speaker_dim + 2 * recipe.audio.mels
+        self.generator = build_generator(inputs, self.voice_dim, recipe.audio, config.generator)
 
     def content_statistics(self, mel_BMF: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation over time of each band, (B, M, 1) each."""
@@ -56,16 +58,23 @@ class VoiceModel(nn.Module):
         return self.content(mel_BMF, statistics)[0]
 
     def encode_voice(self, wave_BT: Tensor) -> Tensor:
-        """Sound (B, T), at least n_fft samples, to embeddings (B, D) of norm 1."""
-        return self.speaker(wave_BT)
+        """Sound (B, T), at least n_fft samples, to what the generator knows of its voice, (B, V): D numbers of the
+        speaker encoder, norm 1, and the `encoders.band_levels`.
 
-    def generate(
-        self, content_BCF: Tensor, f0_BF: Tensor, speaker_BD: Tensor, phase_BF: Tensor | None = None
-    ) -> Tensor:
+        An encoder that learns to tell voices apart need not keep how loud each band of a voice is, and a generator
+        that has to guess it guesses towards the mean of all voices.
+        """
+        mel_BMF = log_mel(wave_BT, self.audio)
+        own = isinstance(self.speaker, SpeakerEncoder)
+        embedding_BD = self.speaker.encode_mel(mel_BMF) if own else self.speaker(wave_BT)
+        return torch.cat([embedding_BD, band_levels(mel_BMF)], 1)
+
+    def generate(self, content_BCF: Tensor, f0_BF: Tensor, voice_BV: Tensor, phase_BF: Tensor | None = None) -> Tensor:
         """Sound (B, F * hop) from content, F0 and voice.
 
         Args:
             f0_BF: in Hz, 0 where unvoiced, in the range of the voice.
+            voice_BV: of `encode_voice`.
             phase_BF: `generator.source_phase` of the whole recording, where these are frames of a piece of one.
         """
         voiced_BF = (f0_BF > 0).to(f0_BF.dtype)
@@ -75,11 +84,11 @@ class VoiceModel(nn.Module):
             phase_BF = source_phase(f0_BF, self.audio)
         if self.harmonic:
             source = harmonic_source(f0_BF, phase_BF, self.audio)
-            return self.generator(torch.cat(features, 1), speaker_BD, source)
+            return self.generator(torch.cat(features, 1), voice_BV, source)
         numbers_H1 = torch.arange(1, PHASES + 1, device=f0_BF.device)[:, None]
         angle_BHF = 2 * math.pi * numbers_H1 * phase_BF[:, None]
         features += [voiced_BF[:, None] * angle_BHF.cos(), voiced_BF[:, None] * angle_BHF.sin()]
-        return self.generator(torch.cat(features, 1), speaker_BD)
+        return self.generator(torch.cat(features, 1), voice_BV)
 
     def forward(self, wave_BT: Tensor, f0_BF: Tensor, voice_BT: Tensor) -> Tensor:
         """`wave_BT` spoken by the voice of `voice_BT`; the F0 (B, F) is in that voice's range."""

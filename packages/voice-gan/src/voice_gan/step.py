@@ -6,7 +6,7 @@ from a slow average of the encoder (He et al. 2020): with fast ones all voices e
 over rows, so that a batch cut into parts or spread over processes has the gradients of the whole.
 
 Shape legend: B batch, T samples, R samples that tell a voice, F frames, M mel bands, C content channels, D speaker
-embedding, N negatives.
+embedding, V voice, N negatives.
 """
 
 from __future__ import annotations
@@ -118,11 +118,12 @@ def backward(loop: Loop, state: State, part: Part, share: float, conversion_shar
         heard_BMF = warp_bands(mel_BMF, part.warp_B, loop.recipe.audio)
         source_BCF, quantiser_loss = model.content(heard_BMF)
         content_BCF = noisy(source_BCF, part, loop.recipe)
-        voice_BD = model.encode_voice(part.reference_BR)
+        voice_BV = model.encode_voice(part.reference_BR)
+        voice_BD = voice_BV[:, : model.speaker_dim]
         with torch.no_grad():
             key_BD = state.keys(part.wave_BT)
         share_of_generator = loop.recipe.model.speaker.generator_share
-        made_BT = model.generate(content_BCF, part.f0_BF, voice_BD.detach().lerp(voice_BD, share_of_generator))
+        made_BT = model.generate(content_BCF, part.f0_BF, voice_BV.detach().lerp(voice_BV, share_of_generator))
         probe_logits = state.probe(content_BCF)
 
     mel_loss, stft_loss = loop.spectral(made_BT, part.wave_BT)
@@ -181,9 +182,9 @@ def convert(
     config, model = loop.recipe.losses, state.model
     with loop.autocast():
         with torch.no_grad():
-            voice_BD, target_BD = model.encode_voice(part.target_BR), state.keys(part.target_BR)
+            voice_BV, target_BD = model.encode_voice(part.target_BR), state.keys(part.target_BR)
         f0_BF = shift_f0(part.f0_BF, part.f0_source_B2, part.f0_target_B2)
-        made_BT = model.generate(noisy(content_BCF, part, loop.recipe), f0_BF, voice_BD)
+        made_BT = model.generate(noisy(content_BCF, part, loop.recipe), f0_BF, voice_BV)
         # The keys' encoder is asked, which this loss doesn't teach: taught by what is made, an encoder could agree with
         # the generator on a mark that no listener takes for a voice.
         heard_BD = state.keys(made_BT)
