@@ -111,12 +111,12 @@ def test_nothing_farther_away_than_the_receptive_field_matters(model: VoiceModel
     reach = receptive_frames(model)
     mel = torch.randn(1, model.audio.mels, 2 * reach + 3)
     statistics = torch.zeros(1, model.audio.mels, 1), torch.ones(1, model.audio.mels, 1)
-    f0, speaker = torch.full((1, mel.shape[2]), 150.0), torch.ones(1, model.voice_dim) / model.voice_dim**0.5
+    f0, voice = torch.full((1, mel.shape[2]), 150.0), torch.ones(1, model.voice_dim) / model.voice_dim**0.5
 
     def middle(changed: int) -> torch.Tensor:
         other = mel.clone()
         other[:, :, changed] += 3
-        made = model.generate(model.encode_content(other, statistics), f0, speaker)
+        made = model.generate(model.encode_content(other, statistics), f0, voice)
         return made[0, (reach + 1) * 256 : (reach + 2) * 256]
 
     unchanged = middle(slice(0, 0))

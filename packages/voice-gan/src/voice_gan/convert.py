@@ -194,7 +194,7 @@ def survey_of(model: VoiceModel, sound: Sound, f0_F: np.ndarray | None = None) -
     sums_M, squares_M = torch.zeros(2, audio.mels, dtype=torch.float64)
     most_voiced, voice_T = -1, np.empty(0, np.float32)
     for start, wave_T in _blocks(sound, audio):
-        voiced = np.count_nonzero(f0_F[start : start + len(wave_T) // audio.hop])
+        voiced = int(np.count_nonzero(f0_F[start : start + len(wave_T) // audio.hop]))
         if voiced > most_voiced:
             most_voiced, voice_T = voiced, wave_T
         mel_MF = mel_piece(model, sound, gain, start, start + len(wave_T) // audio.hop)[0].double().cpu()

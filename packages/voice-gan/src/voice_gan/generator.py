@@ -1,7 +1,6 @@
 """Generators: a backbone with an inverse STFT (Vocos) or an upsampler (HiFi-GAN), both steered by a voice.
 
-Shape legend: B batch, I input channels, C channels, F frames, K frequency bins, T = F * hop samples, D speaker
-embedding.
+Shape legend: B batch, I input channels, C channels, F frames, K frequency bins, T = F * hop samples, V voice.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from voice_gan.config import AudioConfig, GeneratorConfig
 MAX_MAGNITUDE = 1e2
 
 
-def build_condition(config: GeneratorConfig, speaker_dim: int, channels: int) -> nn.Module:
+def build_condition(config: GeneratorConfig, voice_dim: int, channels: int) -> nn.Module:
     if config.conditioning == "film":
-        return Film(speaker_dim, channels)
-    return CrossAttention(speaker_dim, channels, config.tokens)
+        return Film(voice_dim, channels)
+    return CrossAttention(voice_dim, channels, config.tokens)
 
 
 class VocosGenerator(nn.Module):
@@ -62,15 +61,15 @@ class VocosGenerator(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(
-        self, x_BIF: Tensor, speaker_BD: Tensor | None = None, source: tuple[Tensor, Tensor] | None = None
+        self, x_BIF: Tensor, voice_BV: Tensor | None = None, source: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
         """(B, I, F) to sound (B, T); `source` is the `harmonic_source`, where the head filters one."""
         x_BFC = self.norm(self.embed(x_BIF).transpose(1, 2))
         for block in self.convnext:
             if self.activation_checkpointing and self.training:
-                x_BFC = checkpoint(block, x_BFC, speaker_BD, use_reentrant=False)
+                x_BFC = checkpoint(block, x_BFC, voice_BV, use_reentrant=False)
             else:
-                x_BFC = block(x_BFC, speaker_BD)
+                x_BFC = block(x_BFC, voice_BV)
         return self.head(self.final_layer_norm(x_BFC), source)
 
 
@@ -187,19 +186,19 @@ class HifiGanGenerator(nn.Module):
         self.head = weight_norm(nn.Conv1d(channels, 1, 7, padding=3))
         self.activation_checkpointing = False
 
-    def forward(self, x_BIF: Tensor, speaker_BD: Tensor | None = None) -> Tensor:
+    def forward(self, x_BIF: Tensor, voice_BV: Tensor | None = None) -> Tensor:
         """(B, I, F) to sound (B, T)."""
         x_BCF = self.embed(x_BIF)
         for number in range(len(self.upsamplings)):
             if self.activation_checkpointing and self.training:
-                x_BCF = checkpoint(self._stage, number, x_BCF, speaker_BD, use_reentrant=False)
+                x_BCF = checkpoint(self._stage, number, x_BCF, voice_BV, use_reentrant=False)
             else:
-                x_BCF = self._stage(number, x_BCF, speaker_BD)
+                x_BCF = self._stage(number, x_BCF, voice_BV)
         return torch.tanh(self.head(F.leaky_relu(x_BCF))).squeeze(1).float()
 
-    def _stage(self, number: int, x_BCF: Tensor, speaker_BD: Tensor | None) -> Tensor:
+    def _stage(self, number: int, x_BCF: Tensor, voice_BV: Tensor | None) -> Tensor:
         if self.conditions:
-            x_BCF = self.conditions[number](x_BCF.transpose(1, 2), speaker_BD).transpose(1, 2)
+            x_BCF = self.conditions[number](x_BCF.transpose(1, 2), voice_BV).transpose(1, 2)
         x_BCF = self.upsamplings[number](F.leaky_relu(x_BCF, 0.1))
         return torch.stack([block(x_BCF) for block in self.resblocks[number]]).mean(0)
 
@@ -224,11 +223,11 @@ class ResBlock(nn.Module):
         return x_BCF
 
 
-def build_generator(inputs: int, speaker_dim: int, audio: AudioConfig, config: GeneratorConfig) -> nn.Module:
-    """The recipe's generator for `inputs` channels at frame rate and embeddings of length `speaker_dim`."""
+def build_generator(inputs: int, voice_dim: int, audio: AudioConfig, config: GeneratorConfig) -> nn.Module:
+    """The recipe's generator for `inputs` channels at frame rate and voices of `voice_dim` numbers."""
     if config.kind == "vocos":
-        conditions = [build_condition(config, speaker_dim, config.dim) for _ in range(config.layers)]
+        conditions = [build_condition(config, voice_dim, config.dim) for _ in range(config.layers)]
         return VocosGenerator(inputs, config.dim, config.layers, audio, conditions, harmonic=True)
     rates = config.upsample_rates
-    conditions = [build_condition(config, speaker_dim, config.dim // 2**n) for n in range(len(rates))]
+    conditions = [build_condition(config, voice_dim, config.dim // 2**n) for n in range(len(rates))]
     return HifiGanGenerator(inputs, config.dim, rates, config.resblock_kernels, conditions)
