@@ -39,7 +39,7 @@ VARIANTS = {
     "no_contrastive": ("--set", "losses.contrastive=0", "--set", "model.speaker.generator_share=1"),
     "no_gan": ("--set", "losses.lambda_adv=0"),
 }
-SYSTEMS = ("original", "griffin-lim", "reconstruction", "unchanged", "conversion", "target")
+SYSTEMS = ("original", "griffin-lim", "reconstruction", "unchanged", "unguided", "conversion", "target")
 MEASURES = {
     "STOI": "stoi",
     "PESQ": "pesq",
@@ -88,13 +88,20 @@ def opinions() -> list[str]:
 
 
 def judge(run: Path, split: Path, words: bool, threads: int) -> dict[str, Any]:
-    """The report on one split."""
-    finished = run.with_name(f"{run.name}_{split.name}.json")
-    if not finished.exists():
-        asked = [*(["--words"] if words else []), *opinions()]
-        told, _ = voice_gan("evaluate", run, split, *asked, "--json", threads=threads)
-        finished.write_text(told)
-    return json.loads(finished.read_text())
+    """The report on one split; its system "unguided" is the conversion without guidance."""
+
+    def report(name: str, *options: str) -> dict[str, Any]:
+        finished = run.with_name(f"{run.name}_{split.name}{name}.json")
+        if not finished.exists():
+            told, _ = voice_gan("evaluate", run, split, *options, "--json", threads=threads)
+            finished.write_text(told)
+        return json.loads(finished.read_text())
+
+    whole = report("", *(["--words"] if words else []), *opinions())
+    out = run / "reports" / f"{split.name}_unguided"
+    unguided = report("_unguided", "--guidance", "0", "--utterances", "1", "--out", str(out))
+    whole["systems"]["unguided"] = unguided["systems"]["conversion"]
+    return whole
 
 
 def recording(data: Path, minutes: float, path: Path) -> Path:
