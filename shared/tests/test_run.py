@@ -87,6 +87,18 @@ def test_overwrite_replaces_a_run(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_overwrite_leaves_the_run_of_another_tool_and_what_is_read_alone(tmp_path: Path) -> None:
+    with create(tmp_path / "run") as run:
+        (run.path / "rows.csv").write_text("a\n1\n")
+    before = record_of(tmp_path / "run")
+    with pytest.raises(UserError, match=r"rows\.csv is in .*run, which --overwrite would remove"):
+        create(tmp_path / "run", overwrite=True, inputs=[input_record(tmp_path / "run" / "rows.csv")])
+    with pytest.raises(UserError, match="is a run of trainworks, so --overwrite leaves it alone"):
+        create(tmp_path / "run", overwrite=True, tool="typer")
+    assert record_of(tmp_path / "run") == before
+    assert (tmp_path / "run" / "rows.csv").exists()
+
+
 def test_a_failed_creation_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with create(tmp_path / "old"):
         pass

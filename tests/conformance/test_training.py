@@ -305,6 +305,19 @@ def test_a_dry_run_tells_what_would_be_written(workshop, finished) -> None:
     assert there <= written | {"plots", "samples", "reports"}
 
 
+def test_a_dry_run_says_what_is_missing_and_what_is_taken(workshop, finished, tmp_path) -> None:
+    *option, _ = workshop.trainer.data
+    process = workshop.run("train", *option, "nowhere", "--out", finished.path, "--dry-run")
+    assert process.status == 0, process.err
+    assert "nowhere does not exist: only the recipe was checked" in process.err
+    assert f"{finished.path} exists; name another --out" in process.err
+    other = json.dumps({**finished.record, "tool": "some-tool"})
+    (tmp_path / "run.json").write_text(other)
+    process = workshop.run("train", *workshop.trainer.data, "--out", tmp_path, "--overwrite", "--dry-run")
+    assert "is a run of some-tool, so --overwrite leaves it alone" in process.err
+    assert (tmp_path / "run.json").read_text() == other
+
+
 def test_an_unknown_key_names_the_nearest_and_leaves_no_run(workshop, tmp_path) -> None:
     process = workshop.train(tmp_path / "run", "--set", "sed=3")
     assert (process.status, process.out) == (2, "")

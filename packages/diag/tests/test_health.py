@@ -251,7 +251,7 @@ def test_order_and_gaps(tmp_path: Path) -> None:
     def log(steps: list[int], times: list[float]) -> Path:
         path = tmp_path / "metrics.jsonl"
         rows = zip(steps, times, strict=True)
-        path.write_text("".join(json.dumps({"step": step, "time": time, "x": 1}) + "\n" for step, time in rows))
+        path.write_text("".join(json.dumps({"step": step, "time": time, "grad_norm": 1.0}) + "\n" for step, time in rows))
         return path
 
     count = list(range(100))
@@ -269,6 +269,14 @@ def test_what_run_json_says_counts(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("")
     assert "non-finite loss at step 7" in the(tmp_path, "failed_run").summary
     assert names(tmp_path, "warning") == {"no_records"}
+
+
+def test_a_table_that_is_no_log_is_not_called_healthy(tmp_path: Path) -> None:
+    table = tmp_path / "customers.csv"
+    table.write_text("age,income\n" + "".join(f"{age},{age * 100}\n" for age in range(20, 60)))
+    found = the(table, "nothing_to_judge")
+    assert "age, income" in found.summary
+    assert health(table).verdict == "warning"
 
 
 def test_a_run_that_says_it_runs_must_have_a_writer_that_writes(tmp_path: Path) -> None:

@@ -96,6 +96,14 @@ def opened(browser: Any, path: Path, size: dict[str, int]) -> Any:
     return page
 
 
+def test_what_is_no_page_is_left_alone(tmp_path):
+    script = tmp_path / "backup.sh"
+    script.write_text("#!/bin/sh\n")
+    with pytest.raises(UserError, match="no HTML page"):
+        write_report([tmp_path], script)
+    assert script.read_text() == "#!/bin/sh\n"
+
+
 def test_hostile_names_are_shown_and_not_run(page):
     assert page.title() == "Report: 2 runs"
     assert page.locator("main img[src=x]").count() == 0

@@ -108,6 +108,15 @@ def test_a_run_is_replaced_only_when_that_is_asked_for(train, tmp_path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["id"] != first
 
 
+def test_a_dry_run_refuses_the_table_that_training_would_refuse(train):
+    assert_refused(train(GOOD, "--dry-run", "--target", "colour"), "colour")
+    assert_refused(train("color;size\nred;1\n", "--dry-run"), "line 1: one column, with semicolons in its name")
+
+
+def test_trainings_of_explain_want_ablate(disc_train, run_dir):
+    assert_refused(disc_train("explain", run_dir, "--metric", "valid/lm_loss"), "--ablate")
+
+
 def test_a_dry_run_shows_the_recipe_and_its_sources_and_writes_nothing(train, tmp_path):
     ended = train(GOOD, "--dry-run", "--seed", 5)
     plan = json.loads(ended.out)
@@ -182,3 +191,6 @@ def test_a_split_deals_every_row_once_and_replaces_only_what_it_may(disc_train, 
     assert [*map(int, (out / "test.csv").read_text().split()[1:])] == test
     assert disc_train(*other, "--overwrite").status == 0
     assert len((out / "test.csv").read_text().split()) == 21
+    before = (out / "train.csv").read_bytes()
+    assert_refused(disc_train("split", out / "train.csv", "--out", out, "--overwrite"), "is the table that is read")
+    assert (out / "train.csv").read_bytes() == before

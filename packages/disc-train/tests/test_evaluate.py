@@ -150,20 +150,24 @@ def test_too_few_rows_are_refused():
         evaluate(people(40, 0), people(5, 1), people(40, 2), target=None, out=None)
 
 
-def test_files_give_json_on_stdout_and_text_on_stderr(tmp_path, capsys):
+def test_files_give_a_report_on_stdout_as_text_or_json(tmp_path, capsys):
     paths = []
     for name, table in (("train", people(60, 0)), ("test", people(40, 1)), ("synth", people(40, 2))):
         paths.append(str(tmp_path / f"{name}.csv"))
         with open(paths[-1], "w", newline="") as stream:
             write_rows(table, stream, "csv")
     evaluate_files(*paths, target=None, out=None, seeds=1, as_json=True, fail_over=1.0, threads=1)
-    captured = capsys.readouterr()
-    assert json.loads(captured.out)["rows"] == {"train": 60, "test": 40, "synthetic": 40}
-    assert "two-sample test" in captured.err
+    assert json.loads(capsys.readouterr().out)["rows"] == {"train": 60, "test": 40, "synthetic": 40}
 
     with pytest.raises(AnswerNo, match="two-sample AUC"):
         evaluate_files(*paths, target=None, out=None, seeds=1, as_json=False, fail_over=0.0, threads=1)
-    assert capsys.readouterr().out == ""
+    assert "two-sample test" in capsys.readouterr().out
+
+    foreign = tmp_path / "report.json"
+    foreign.write_text('{"judged": {}}')
+    with pytest.raises(UserError, match="no report of disc-train evaluate"):
+        evaluate_files(*paths, target=None, out=tmp_path, seeds=1, as_json=False, fail_over=None, threads=1)
+    assert foreign.read_text() == '{"judged": {}}'
 
 
 def test_only_one_table_can_be_stdin():

@@ -110,6 +110,12 @@ def test_a_directory_holds_what_training_reads(tmp_path):
             assert np.load(out / f"{name}_{side}.npy", allow_pickle=False).dtype == np.int32
     with pytest.raises(UserError, match="exists"):
         write_directory(tmp_path / "data", PAIRS, {})
+    with pytest.raises(UserError, match="which --overwrite would remove"):
+        write_directory(out, PAIRS, {"source": str(out / "train.jsonl")}, overwrite=True)
+    (out / "data.json").write_text('{"tool": "qa-train"}')
+    with pytest.raises(UserError, match="no data directory of diversity-finetune"):
+        write_directory(out, PAIRS, {"source": "test"}, overwrite=True)
+    assert (out / "train.jsonl").exists()
 
 
 def test_arrays_of_another_tokenizer_are_refused(tmp_path):

@@ -61,6 +61,9 @@ def test_ones_own_file_becomes_a_data_directory(tmp_path):
     assert json.loads((out / "data.json").read_text())["settings"] == {
         "source": "file", "file": "mine.jsonl", "valid": 0.1, "test": 0.2, "seed": 0,
     }  # fmt: skip
+    with pytest.raises(UserError, match="which --overwrite would remove"):
+        prepare_jsonl(out / "train.jsonl", out, overwrite=True)
+    assert len(read_examples(out / "train.jsonl")) == 14
 
 
 def test_a_story_in_two_splits_is_refused(tmp_path):

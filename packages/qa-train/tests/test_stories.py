@@ -222,6 +222,9 @@ def test_a_taken_directory_is_overwritten_only_where_asked_and_only_if_it_is_dat
     (tmp_path / "thesis" / "chapter1.tex").touch()
     with pytest.raises(UserError, match="no data directory"):
         make_stories(tmp_path / "thesis", splits, overwrite=True)
+    (tmp_path / "thesis" / "data.json").write_text('{"tool": "diversity-finetune"}')
+    with pytest.raises(UserError, match="no data directory of qa-train"):
+        make_stories(tmp_path / "thesis", splits, overwrite=True)
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,13 @@ def test_a_prepared_folder_is_replaced_only_when_asked(voice_gan, corpus, data, 
     assert "exists" in voice_gan("prepare", corpus, "--out", data).err
     ended = voice_gan("prepare", corpus, "--out", tmp_path / "mine", "--overwrite")
     assert (ended.status, (tmp_path / "mine" / "thesis.txt").exists()) == (2, True)
+    kept = tmp_path / "mine" / "corpus"
+    shutil.copytree(corpus, kept)
+    for name in ("report.json", "index.json", "train"):
+        (tmp_path / "mine" / name).touch()
+    ended = voice_gan("prepare", kept, "--out", tmp_path / "mine", "--overwrite")
+    assert "which --overwrite would remove" in ended.err
+    assert kept.exists()
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,8 @@ class Checkpoints:
         """
         path = self.directory / name
         if not path.is_dir():
-            there = ", ".join(path.name for path in self._published()) or "none"
+            links = [path for path in (self.directory / "best", self.directory / "last") if path.exists()]
+            there = ", ".join(path.name for path in (*self._published(), *links)) or "none"
             raise UserError(f'no checkpoint "{name}" in {self.directory}; there: {there}')
         path = path.parent / path.resolve().name  # a folder that stays the same while `last` moves on
         meta = _read_meta(path)

@@ -248,7 +248,7 @@ def _check_known(recipe: type[BaseModel], keys: Keys, source: str) -> None:
     annotation = _annotation(recipe, keys)
     if annotation is None:
         known = [field.key for field in describe(recipe)]
-        raise UserError(f'unknown key "{dotted}" ({_SAID_IN[source]}){_nearest(dotted, known)}')
+        raise UserError(f'unknown key "{dotted}" ({_SAID_IN[source]}){nearest(dotted, known)}')
     if _section(annotation) is not None:
         raise UserError(f'"{dotted}" ({_SAID_IN[source]}) is a section: set a key inside it')
 
@@ -262,7 +262,8 @@ _SAID_IN = {
 }
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of an error about an unknown dotted name: the known one that is meant, or all of them."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not near:  # the right key in the wrong section, or in none
         last = {key.rpartition(".")[2]: key for key in known}

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from trainworks.config import AnyRecipe, Resolved
-from trainworks.console import Interrupted, UserError
+from trainworks.console import Interrupted, UserError, warn
 from trainworks.files import atomic_write, fsync_directory, json_ready, sha256_file, write_json
 
 __all__ = ["SCHEMA", "Run", "atomic_write", "check_free", "input_record", "json_ready", "sha256_file", "write_json"]
@@ -97,15 +97,15 @@ class Run:
             inputs: one `input_record` for each file that was read.
             device: "cpu" or "cuda", as it was resolved.
             threads: compute threads.
-            overwrite: replace a run directory that is there (and nothing else).
+            overwrite: replace a run of the same tool that is there (and nothing else).
 
         Raises:
-            UserError: the name is taken, or another process is writing that run.
+            UserError: the name is taken, the run there is another tool's or holds an input, or another process is
+                writing it.
         """
         path = Path(path)
         taken = is_taken(path)
-        if not overwrite:
-            check_free(path)
+        check_replaceable(path, tool, overwrite=overwrite)
         record = {
             "schema": SCHEMA,
             "id": f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}",
@@ -123,7 +123,7 @@ class Run:
             "result": None,
         }
         if taken:
-            cls.open(path)
+            check_apart(path, *(record["path"] for record in inputs))
             _acquire(path).release()
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
@@ -249,6 +249,47 @@ def check_free(path: Path) -> None:
     """
     if is_taken(path):
         raise UserError(f"{path} exists; name another --out, or give --resume or --overwrite")
+
+
+def check_replaceable(path: Path, tool: str, *, overwrite: bool) -> None:
+    """Refuse a name that `Run.create` would refuse.
+
+    Raises:
+        UserError: the name is taken, and `overwrite` is False or what is there is no run of this tool.
+    """
+    if not overwrite:
+        check_free(path)
+    elif is_taken(path):
+        other = Run.open(path).record["tool"]
+        if other != tool:
+            raise UserError(f"{path} is a run of {other}, so --overwrite leaves it alone; name another --out")
+
+
+def warn_if_taken(path: Path, tool: str, *, overwrite: bool) -> None:
+    """Say in a dry run that a name is taken, which is no error there: what is planned may stand already."""
+    try:
+        check_replaceable(path, tool, overwrite=overwrite)
+    except UserError as error:
+        warn(str(error))
+
+
+def is_made_by(tool: str, file: Path) -> bool:
+    """Whether a JSON file is there and names the tool that made the folder around it."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["tool"] == tool
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def check_apart(out: str | Path, *sources: str | Path) -> None:
+    """Refuse to replace a folder that holds what is read.
+
+    Raises:
+        UserError: a source lies in `out`.
+    """
+    for source in sources:
+        if Path(source).resolve().is_relative_to(Path(out).resolve()):
+            raise UserError(f"{source} is in {out}, which --overwrite would remove; name another --out")
 
 
 def input_record(path: str | Path, *, rows: int | None = None) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def train(
             env_prefix="ADAPTER_STAGE1",
         )
         if dry_run:
-            print_dry_run(resolved, data, out)
+            print_dry_run(resolved, data, out, overwrite)
             return
         from adapter_stage1.run import start_run
 
@@ -379,10 +379,19 @@ def search_prompt(
     info(f"train with --set prompt.format={best.format} --set prompt.shots={best.shots}")
 
 
-def print_dry_run(resolved: Any, data: Path, out: Path) -> None:
+def print_dry_run(resolved: Any, data: Path, out: Path, overwrite: bool) -> None:
     """The resolved recipe with the source of each value, and what would be written, as JSON on stdout."""
     import json
 
+    from adapter_stage1.builtin import BUILTIN, load_examples
+    from trainworks.console import warn
+    from trainworks.run import warn_if_taken
+
+    if str(data) in BUILTIN or data.exists():
+        load_examples(data)
+    else:  # a pipeline may plan before it makes its data
+        warn(f"{data} does not exist: only the recipe was checked")
+    warn_if_taken(out, "adapter-stage1", overwrite=overwrite)
     names = ("run.json", "metrics.jsonl", "model.json", "prompt.json", "compressor.safetensors", "frequencies.npy")
     plan = {
         "data": str(data),

@@ -180,7 +180,7 @@ def compare(
 @app.command(short_help="Make one HTML file of runs.")
 def report(
     runs: Annotated[list[Path], typer.Argument(help=f"{LOG}s, of any tools.")],
-    out: Annotated[Path, typer.Option(help="The HTML file; replaced if it is there.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="The HTML file; a page that is there is replaced.")] = Path("report.html"),
     config: Config = None,
     set_: Set = None,
     quiet: Quiet = False,

@@ -31,12 +31,14 @@ def write_report(paths: Sequence[str | Path], out: Path, thresholds: Thresholds 
         thresholds: of the health findings; default: those of `diag thresholds`.
 
     Raises:
-        UserError: no run, a run cannot be read, or `out` is a folder.
+        UserError: no run, a run cannot be read, or `out` is a folder or no HTML.
     """
     if not paths:
         raise UserError("no run to report; name at least one run directory or log")
     if out.is_dir():
         raise UserError(f"{out} is a folder; name a file such as {out / 'report.html'}")
+    if out.exists() and not out.read_bytes()[:15].lower().startswith(b"<!doctype html"):
+        raise UserError(f"{out} is there and is no HTML page, so it is left alone; name another --out")
     runs = [read_run(path) for path in paths]
     judged = [judge(run, thresholds or load_thresholds()) for run in runs]
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ def flow_findings(log: Log) -> Iterator[Finding]:
     yield from ended(log)
     yield from unattended(log)
     yield from damaged(log)
+    yield from unknown(log)
     if len(log.series) > 1:
         yield from steps_back(log)
         yield from step_gaps(log)
@@ -106,6 +107,22 @@ def damaged(log: Log) -> Iterator[Finding]:
                 why,
                 ("one file a process",) if note.kind == "damaged" else (),
             )
+
+
+def unknown(log: Log) -> Iterator[Finding]:
+    """Records without a single metric that any signal looks at, such as those of a table that is no log."""
+    names = log.series.names
+    if not len(log.series) or any(curve.role and len(curve) for curve in log):
+        return
+    yield Finding(
+        "nothing_to_judge",
+        "warning",
+        (int(log.series.steps[0]), int(log.series.steps[-1])),
+        {"metrics": len(names), "first": names[:5]},
+        f"none of its metrics is known: {', '.join(names[:5]) or 'it has none'}{', ...' if len(names) > 5 else ''}",
+        "What isn't known as a loss, a gradient norm and so on isn't judged; it may not be a training's log at all.",
+        ("teach the names of your metrics: diag thresholds > mine.toml, its section names", "look at the path"),
+    )
 
 
 def steps_back(log: Log) -> Iterator[Finding]:

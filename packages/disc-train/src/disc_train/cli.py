@@ -118,7 +118,7 @@ def train(
             env_prefix="DISC_TRAIN",
         )
         if dry_run:
-            print_dry_run(resolved, data, out)
+            print_dry_run(resolved, data, out, format_, overwrite)
             return
         from disc_train.run import start_run
 
@@ -208,9 +208,12 @@ def explain(
     ] = 0,
     cycles: Annotated[int | None, typer.Option(min=1, help="Cycles of those trainings; default: the run's.")] = None,
     metric: Annotated[
-        str,
-        typer.Option(help="What they are compared by: valid/... or evaluation/..., any figure of evaluate's report."),
-    ] = "valid/two_sample_auc",
+        str | None,
+        typer.Option(
+            help="What they are compared by: valid/... or evaluation/..., any figure of evaluate's report; default: "
+            "valid/two_sample_auc."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for explain.html; default: RUN/reports/explain.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="What was found as JSON on stdout.")] = False,
     format_: Format = None,
@@ -229,6 +232,8 @@ def explain(
     from trainworks.files import json_ready
 
     set_quiet(quiet)
+    if not ablate and (metric or cycles):
+        raise UserError("--metric and --cycles are of the trainings of --ablate: give --ablate 3 as well")
     out = out or run / "reports" / "explain"
     found = explain_run(
         run,
@@ -237,7 +242,7 @@ def explain(
         format=format_,
         ablate=ablate,
         cycles=cycles,
-        metric=metric,
+        metric=metric or "valid/two_sample_auc",
         out=out,
         device=device,
         threads=threads,
@@ -368,10 +373,21 @@ def split(
     print(out)
 
 
-def print_dry_run(resolved: Any, data: str, out: Path) -> None:
+def print_dry_run(resolved: Any, data: str, out: Path, format: str | None, overwrite: bool) -> None:
     """The resolved recipe with the source of each value, and what would be written, as JSON on stdout."""
     import json
 
+    from disc_train.data import read_table
+    from trainworks.console import warn
+    from trainworks.run import warn_if_taken
+
+    if data == "-" or data.startswith("builtin:") or Path(data).exists():
+        table = read_table(data, format)
+        if resolved.recipe.target:
+            table.column(resolved.recipe.target)
+    else:  # a pipeline may plan before it makes its data
+        warn(f"{data} does not exist: only the recipe was checked")
+    warn_if_taken(out, "disc-train", overwrite=overwrite)
     plan = {
         "data": data,
         "out": str(out),

@@ -187,10 +187,18 @@ class _Columns:
         return [seen.keys() - {None} for seen in self._seen]
 
 
+def _check_separator(columns: tuple[str, ...], where: str) -> None:
+    """Refuse a table whose one column is many that something else than commas parts."""
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(columns) == 1 and separator in columns[0]:
+            raise UserError(f"{where}: one column, with {name} in its name; if they part columns, write commas")
+
+
 def _read_csv(text: str, where: str) -> Table:
     records = _csv_records(text, where)
     line, header = next(records)
     columns = _check_names(["" if name is None else name for name in header], f"{where}, line {line}")
+    _check_separator(columns, f"{where}, line {line}")
     gathered = _Columns(len(columns))
     while batch := list(itertools.islice(records, _BATCH_ROWS)):
         rows = [cells for line, cells in batch if _is_row(cells, len(columns), f"{where}, line {line}")]
@@ -422,7 +430,7 @@ def split_table(
         overwrite: replace parts that exist.
 
     Raises:
-        UserError: as `read_table`, or a part exists already.
+        UserError: as `read_table`, or a part exists already, or is the table itself.
     """
     table = read_table(source, format)
     kind = format_of_rows(source, format)
@@ -430,6 +438,8 @@ def split_table(
     for path in paths:
         if path.exists() and not overwrite:
             raise UserError(f"{path} exists; name another --out, or --overwrite")
+        if path.resolve() == Path(source).resolve():
+            raise UserError(f"{path} is the table that is read; name another --out")
     shuffled = rng(seed, "test split").permutation(len(table))
     num_test = min(max(1, round(test_share * len(table))), len(table) - 1)
     out.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainworks.console import AnswerNo, UserError, info, progress
+from trainworks.console import AnswerNo, UserError, progress
 from trainworks.files import json_ready, write_json
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from disc_train.data import Table
     from disc_train.schema import Schema
 
+REPORT = "report.json"
 MIN_ROWS = 20
 """Below this, five folds have too few rows a side for any figure to mean something."""
 
@@ -40,7 +41,7 @@ def evaluate_files(
     fail_over: float | None,
     threads: int | None,
 ) -> None:
-    """The command `evaluate`: tables come from files, text goes to stderr, and JSON, if wanted, to stdout.
+    """The command `evaluate`: tables come from files, the report goes to stdout, as text or as JSON.
 
     Args:
         seeds: number of repetitions.
@@ -48,7 +49,7 @@ def evaluate_files(
         threads: None for what is free.
 
     Raises:
-        UserError: as `evaluate` and `read_table`.
+        UserError: as `evaluate` and `read_table`, or `out` holds the report of another tool.
         AnswerNo: the AUC is above `fail_over`.
     """
     from disc_train.data import read_table
@@ -56,14 +57,23 @@ def evaluate_files(
 
     if [train, test, synth].count("-") > 1:
         raise UserError("only one of the three tables can come from stdin")
+    if out is not None and (out / REPORT).exists():
+        _check_ours(out / REPORT)
     tables = [read_table(source) for source in (train, test, synth)]
     report = evaluate(*tables, target=target, seeds=range(seeds), out=out, threads=set_threads(threads))
-    info(format_report(report))
-    if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) if as_json else format_report(report))
     auc = report["two_sample"]["auc"]["synthetic"]["xgboost"]["mean"]
     if fail_over is not None and auc > fail_over:
         raise AnswerNo(f"XGBoost's two-sample AUC is {auc:.3f}, above {fail_over}")
+
+
+def _check_ours(file: Path) -> None:
+    try:
+        ours = "two_sample" in json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        ours = False
+    if not ours:
+        raise UserError(f"{file} is no report of disc-train evaluate; name another --out")
 
 
 def evaluate(
@@ -129,7 +139,7 @@ def evaluate(
         if out is not None:
             (out / "plots").mkdir(parents=True, exist_ok=True)
             evaluate_plots.plot_all(out / "plots", features, numbers, report, distances, association_differences)
-            write_json(out / "report.json", report)
+            write_json(out / REPORT, report)
     return report
 
 

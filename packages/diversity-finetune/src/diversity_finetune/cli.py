@@ -43,6 +43,17 @@ def main_options(
     """
 
 
+def check_run(run: Path) -> None:
+    """Refuse what is no run of this tool before TensorFlow is loaded, which takes a while.
+
+    Raises:
+        UserError: as `Run.open`.
+    """
+    from trainworks.run import Run
+
+    Run.open(run, tool="diversity-finetune")
+
+
 def named_columns(given: list[str] | None) -> dict[str, str]:
     """What --column says, WHAT to NAME."""
     named = dict(item.partition("=")[::2] for item in given or ())
@@ -180,20 +191,21 @@ def train(
         env_prefix="DIVERSITY_FINETUNE",
     )
     if dry_run:
-        print_dry_run(resolved, data, out)
+        print_dry_run(resolved, data, out, overwrite)
         return
     from diversity_finetune.run import start_run
 
     print(start_run(resolved, data, out, device, threads, tracker, overwrite))
 
 
-def print_dry_run(resolved: Any, data: Path, out: Path) -> None:
+def print_dry_run(resolved: Any, data: Path, out: Path, overwrite: bool) -> None:
     """The resolved recipe with the source of each value, the data as training would read it, and what would be written,
     as JSON on stdout."""
     import json
 
     from diversity_finetune.config import FINAL_WEIGHTS
     from trainworks.console import warn
+    from trainworks.run import warn_if_taken
 
     found = None
     if data.exists():
@@ -202,6 +214,7 @@ def print_dry_run(resolved: Any, data: Path, out: Path) -> None:
         found = read_data(data)
     else:  # a pipeline may plan before it makes its data
         warn(f"{data} does not exist: only the recipe was checked")
+    warn_if_taken(out, "diversity-finetune", overwrite=overwrite)
     folders = ("checkpoints/", "logs/", "plots/", "samples/")
     written = ("run.json", "metrics.jsonl", "tokenizer.json", *folders, FINAL_WEIGHTS)
     plan = {
@@ -248,6 +261,7 @@ def evaluate(
     from trainworks.console import AnswerNo
 
     set_quiet(quiet)
+    check_run(run)
     decoding = resolve(Decoding, sets=set_ or ()).recipe
 
     from diversity_finetune.evaluate import TEMPERATURES, evaluate_run
@@ -291,6 +305,7 @@ def generate(
     from trainworks.config import resolve
 
     set_quiet(quiet)
+    check_run(run)
     decoding = resolve(Decoding, sets=set_ or ()).recipe
 
     from diversity_finetune.inference import generate_lines
@@ -319,6 +334,7 @@ def serve(
     import importlib.util
 
     set_quiet(quiet)
+    check_run(run)
     if not (importlib.util.find_spec("fastapi") and importlib.util.find_spec("uvicorn")):
         raise UserError("serve needs FastAPI and uvicorn: install diversity-finetune[serve]")
     from diversity_finetune.decoding import Decoding

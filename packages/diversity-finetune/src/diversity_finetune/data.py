@@ -19,7 +19,7 @@ import numpy as np
 from diversity_finetune.tokenizer import Tokenizer
 from trainworks.console import UserError, info, warn
 from trainworks.files import fsync_directory, load_array, sha256_file, write_json
-from trainworks.run import is_taken
+from trainworks.run import check_apart, is_made_by, is_taken
 from trainworks.seeding import rng
 
 SCHEMA = 1
@@ -105,6 +105,8 @@ def _json_lines(lines: Iterable[bytes], source: str | Path) -> Iterator[tuple[in
                 json.dumps(record, ensure_ascii=False).encode()  # half a surrogate pair is no text
         except UnicodeError:
             raise UserError(f"{source} line {number} is not UTF-8; convert the file") from None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{source} line {number} is not JSON: {error.msg} at character {error.pos + 1}") from None
         except (ValueError, RecursionError) as error:
             raise UserError(f"{source} line {number} is not JSON: {error}") from None
         if not isinstance(record, dict):
@@ -242,17 +244,19 @@ def write_directory(
     """Make the data directory of `train`, whole or not at all.
 
     Args:
-        settings: where the pairs come from, for data.json.
+        settings: where the pairs come from, for data.json; "source" is the file.
         vocabulary: ids of the tokenizer, at most.
         length: ids of each text, its end counted; longer texts are cut, with a warning.
 
     Raises:
-        UserError: as `split_pairs`, or `out` is taken.
+        UserError: as `split_pairs`, or `out` is taken, or holds the pairs' file.
     """
     if is_taken(out) and not overwrite:
         raise UserError(f"{out} exists; name another --out, or give --overwrite")
-    if is_taken(out) and not (out / DATA_JSON).is_file():
-        raise UserError(f"{out} has no {DATA_JSON}, so it is no data directory and is not replaced; name another --out")
+    if is_taken(out):
+        if not is_made_by("diversity-finetune", out / DATA_JSON):
+            raise UserError(f"{out} is no data directory of diversity-finetune, so --overwrite leaves it alone")
+        check_apart(out, settings["source"])
     splits, removed = split_pairs(pairs, val=val, test=test, seed=seed, duplicates=duplicates)
     texts = (getattr(pair, side) for pair in splits["train"] for side in SIDES)
     words = Tokenizer.train(texts, tokenizer, vocabulary)
@@ -277,6 +281,7 @@ def write_directory(
         options = {"val": val, "test": test, "seed": seed, "duplicates": duplicates, "tokenizer": tokenizer}
         content = {
             "schema": SCHEMA,
+            "tool": "diversity-finetune",
             "settings": {**settings, **options, "length": length},
             "vocabulary": words.size,
             "splits": counts,

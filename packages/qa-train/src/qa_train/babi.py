@@ -9,6 +9,7 @@ from pathlib import Path
 from qa_train.data import check_free, write_directory
 from qa_train.examples import MAX_SENTENCES, Example, one_line, printable, story_hash
 from trainworks.console import UserError, info
+from trainworks.run import check_apart
 
 _LINE = re.compile(r"([0-9]{1,9}) (\S.*)")
 
@@ -25,7 +26,8 @@ def prepare_babi(task: str, directory: str | Path, out: str | Path, *, overwrite
     Raises:
         UserError: the directory is taken, a file is missing, or what is wrong in it, with the line.
     """
-    check_free(out, overwrite=overwrite)
+    if check_free(out, overwrite=overwrite):
+        check_apart(out, directory)
     splits = {name: read_babi(Path(directory) / f"{task}_{name}.txt") for name in ("test", "valid", "train")}
     dropped = {}
     held_out: set[bytes] = set()

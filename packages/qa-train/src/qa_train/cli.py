@@ -164,7 +164,7 @@ def train(
             env_prefix="QA_TRAIN",
         )
         if dry_run:
-            print_dry_run(resolved, data, out)
+            print_dry_run(resolved, data, out, overwrite)
             return
         from qa_train.train import start_run
 
@@ -268,7 +268,7 @@ def import_neptune(
     print(convert(folder, out, overwrite=overwrite).path)
 
 
-def print_dry_run(resolved: Any, data: Path, out: Path) -> None:
+def print_dry_run(resolved: Any, data: Path, out: Path, overwrite: bool) -> None:
     """The resolved recipe with the source of each value, the data as training would read it, and what would be written,
     as JSON on stdout."""
     import json
@@ -277,6 +277,7 @@ def print_dry_run(resolved: Any, data: Path, out: Path) -> None:
     from qa_train.encoding import Vocabulary, encode
     from qa_train.train import max_words
     from trainworks.console import warn
+    from trainworks.run import warn_if_taken
 
     inputs: list[dict[str, Any]] = []
     num_words: int | None = None
@@ -288,6 +289,7 @@ def print_dry_run(resolved: Any, data: Path, out: Path) -> None:
         num_words = len(vocabulary) - 1
     else:  # a pipeline may plan before it makes its data
         warn(f"{data} does not exist: only the recipe was checked")
+    warn_if_taken(out, "qa-train", overwrite=overwrite)
     written = ("run.json", "metrics.jsonl", "vocabulary.json", "checkpoints/", "plots/", "reports/valid/")
     plan = {
         "data": str(data),

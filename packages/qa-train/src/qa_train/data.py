@@ -14,6 +14,7 @@ from typing import Any
 from qa_train.examples import Example, Metadata, read_examples, read_recorded, story_hash, write_examples
 from trainworks.console import UserError
 from trainworks.files import fsync_directory, sha256_file, write_json
+from trainworks.run import check_apart, is_made_by
 from trainworks.seeding import rng
 
 SCHEMA = 1
@@ -90,7 +91,8 @@ def prepare_jsonl(
     Raises:
         UserError: as `read_examples`, `split` and `write_directory`.
     """
-    check_free(out, overwrite=overwrite)
+    if check_free(out, overwrite=overwrite):
+        check_apart(out, source)
     examples = read_examples(source)
     settings = {"source": "file", "file": Path(source).name, "valid": valid, "test": test, "seed": seed}
     return write_directory(out, split(examples, valid=valid, test=test, seed=seed), settings, overwrite=overwrite)
@@ -160,15 +162,15 @@ def check_free(directory: str | Path, *, overwrite: bool = False) -> bool:
     """Whether `write_directory` would replace a data directory. An empty directory is free.
 
     Raises:
-        UserError: the name is taken, and `overwrite` is False or what is there is no data directory.
+        UserError: the name is taken, and `overwrite` is False or what is there is no data directory of qa-train.
     """
     directory = Path(directory)
     if not os.path.lexists(directory) or (directory.is_dir() and not any(directory.iterdir())):
         return False
     if not overwrite:
         raise UserError(f"{directory} exists; name another --out, or give --overwrite")
-    if directory.is_symlink() or not (directory / DATA_JSON).is_file():
-        raise UserError(f"{directory} is no data directory (it has no {DATA_JSON}), so it is not overwritten")
+    if directory.is_symlink() or not is_made_by("qa-train", directory / DATA_JSON):
+        raise UserError(f"{directory} is no data directory of qa-train, so --overwrite leaves it alone")
     return True
 
 
@@ -177,8 +179,8 @@ def write_directory(
 ) -> Path:
     """Publish a data directory, whole or not at all: a file for each split, and data.json.
 
-    data.json holds the settings and, for each split, its file's SHA-256, its examples and, for each cell, its answers
-    and hops.
+    data.json holds the tool's name, the settings and, for each split, its file's SHA-256, its examples and, for each
+    cell, its answers and hops.
 
     Args:
         settings: what made the splits, so that it can be done again.
@@ -205,7 +207,7 @@ def write_directory(
                 "examples": len(examples),
                 "cells": _count_cells(examples),
             }
-        write_json(new / DATA_JSON, {"schema": SCHEMA, "settings": settings, "splits": described})
+        write_json(new / DATA_JSON, {"schema": SCHEMA, "tool": "qa-train", "settings": settings, "splits": described})
         if taken:
             out.rename(old)
         new.rename(out)

@@ -173,7 +173,7 @@ def encode(examples: Sequence[Example], vocabulary: Vocabulary, source: str, max
             if unknown is not None:
                 raise UserError(
                     f'{place(example)}: the model does not know the word "{unknown}" in "{text[:60]}"; '
-                    "it knows the words of its training stories"
+                    "it knows the words of its training stories, so give it some with that word, or leave this one out"
                 )
             if not words:
                 raise UserError(f'{place(example)}: "{text[:60]}" has no words')

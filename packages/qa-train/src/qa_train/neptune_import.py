@@ -22,7 +22,7 @@ from trainworks.config import Recipe, Resolved
 from trainworks.console import UserError, warn
 from trainworks.files import atomic_write, sha256_file
 from trainworks.metrics import MetricsWriter
-from trainworks.run import Run, input_record
+from trainworks.run import Run, check_apart, input_record
 
 Keys = tuple[str, ...]
 
@@ -142,8 +142,8 @@ def import_neptune(folder: Path, out: Path, *, overwrite: bool = False) -> Run:
     taken = out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir())))
     if taken and not overwrite:
         raise UserError(f"{out} exists; name another --out, or give --overwrite")
-    if overwrite and folder.resolve().is_relative_to(out.resolve()):
-        raise UserError(f"{folder} is in {out}, which --overwrite would remove; name another --out")
+    if overwrite:
+        check_apart(out, folder)
     logged = Logged()
     for part in parts:
         _apply_all(logged, part)

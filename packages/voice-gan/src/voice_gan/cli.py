@@ -147,7 +147,7 @@ def train(
             env_prefix="VOICE_GAN",
         )
         if dry_run:
-            print_dry_run(resolved, data, out)
+            print_dry_run(resolved, data, out, overwrite)
             return
         from voice_gan.run import Options, start_run
 
@@ -249,8 +249,12 @@ def evaluate(
     import json
 
     from voice_gan.evaluate import evaluate_run
+    from voice_gan.report import parse_bound
 
     set_quiet(quiet)
+    for side, bounds in (("under", fail_under), ("over", fail_over)):
+        for bound in bounds or ():
+            parse_bound(side, bound)
     report = evaluate_run(
         run,
         data,
@@ -314,10 +318,19 @@ def export(
     print(out)
 
 
-def print_dry_run(resolved: Any, data: Path, out: Path) -> None:
+def print_dry_run(resolved: Any, data: Path, out: Path, overwrite: bool) -> None:
     """The resolved recipe with the source of each value, and what would be written, as JSON on stdout."""
     import json
 
+    from trainworks.console import warn
+    from trainworks.run import warn_if_taken
+    from voice_gan.data import load_utterances
+
+    if data.exists():
+        load_utterances(data, "train")
+    else:  # a pipeline may plan before it makes its data
+        warn(f"{data} does not exist: only the recipe was checked")
+    warn_if_taken(out, "voice-gan", overwrite=overwrite)
     names = ("run.json", "metrics.jsonl", "checkpoints/", "plots/", "samples/")
     plan = {
         "data": str(data),

@@ -89,6 +89,12 @@ class SpeakerConfig(Recipe):
     learning_rate: float = Field(1e-5, gt=0)
     """Step size of fine-tuning (ge2e); the own encoder learns at the generator's."""
 
+    @model_validator(mode="after")
+    def _fit(self) -> SpeakerConfig:
+        if self.unfreeze and self.kind == "own":
+            raise ValueError("unfreeze is for kind=ge2e; the own encoder always learns")
+        return self
+
 
 class GeneratorConfig(Recipe):
     """The generator: content, fundamental frequency and voice to sound."""

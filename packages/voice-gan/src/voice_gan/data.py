@@ -94,7 +94,9 @@ def split_folder(folder: str | Path, split: str | None) -> Path:
     if not (place / "wave_000.npy").exists():
         splits = [name for name in SPLITS if (folder / name / "wave_000.npy").exists()]
         if not splits:
-            raise UserError(f"{folder} holds no prepared sound; voice-gan prepare AUDIO_DIR --out {folder} makes it")
+            if split and (folder / "wave_000.npy").exists():
+                raise UserError(f"{folder} is one split; name the folder that it lies in, {folder.parent}")
+            raise UserError(f"{folder} holds no prepared sound; voice-gan prepare AUDIO_DIR --out DATA makes it")
         wanted = f"no split {split}" if split else "several splits, so name one"
         raise UserError(f"{folder} has {wanted}: {', '.join(str(folder / name) for name in splits)}")
     return place

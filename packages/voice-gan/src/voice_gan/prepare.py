@@ -21,7 +21,7 @@ import numpy as np
 
 from trainworks.console import UserError, info, progress, warn
 from trainworks.files import write_json
-from trainworks.run import is_taken
+from trainworks.run import check_apart, is_taken
 from trainworks.seeding import rng
 from voice_gan.audio import f0_statistics, frame_powers, fundamental, is_rate_of_sound, resample
 from voice_gan.config import AudioConfig
@@ -103,13 +103,18 @@ def read_manifest(path: Path) -> list[Source]:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:
             rows = list(csv.DictReader(text.splitlines()))
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
+    except OSError as error:
+        raise UserError(f"manifest {path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"manifest {path} is not UTF-8; convert the file") from None
+    except (ValueError, RecursionError, csv.Error) as error:
         raise UserError(f"manifest {path} can't be read: {error}") from None
     sources = []
     for number, row in enumerate(rows, start=1):
         told = isinstance(row, dict) and isinstance(row.get("path"), str) and row["path"] and row.get("speaker")
         if not told or not isinstance(row["speaker"], str | int) or not isinstance(row.get("text"), str | None):
-            raise UserError(f"manifest {path}, row {number}: path and speaker are wanted; text may be there")
+            there = f"; there: {', '.join(map(str, row))}" if isinstance(row, dict) else ""
+            raise UserError(f"manifest {path}, row {number}: path and speaker are wanted, text may be there{there}")
         sources.append(Source(path.parent / row["path"], str(row["speaker"]), row.get("text") or None))
     if not sources:
         raise UserError(f"manifest {path} has no rows")
@@ -126,8 +131,12 @@ def prepare_folder(
     """
     if is_taken(out) and not overwrite:
         raise UserError(f"{out} exists; name another --out, or give --overwrite")
-    if is_taken(out) and not (out / "report.json").exists():
-        raise UserError(f"{out} was not made by voice-gan prepare, so --overwrite leaves it alone; name another --out")
+    if is_taken(out):
+        if not all((out / name).exists() for name in ("report.json", "index.json", "train")):
+            raise UserError(
+                f"{out} was not made by voice-gan prepare, so --overwrite leaves it alone; name another --out"
+            )
+        check_apart(out, *(source.path for source in sources))
     out.parent.mkdir(parents=True, exist_ok=True)
     new = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.new")
     new.mkdir()
@@ -165,14 +174,14 @@ def _fill(folder: Path, sources: Sequence[Source], audio: AudioConfig, limits: L
     """Read everything, then deal what is usable to splits: a speaker's share of them counts no broken files."""
     pool = folder / "pool"
     usable, left_out = read_all(sources, pool, audio, limits, seed)
-    for entry in left_out[:5]:
-        warn(f"left out {entry['path']}: {entry['reason']}")
-    if len(left_out) > 5:
-        warn(f"left out {len(left_out) - 5} more; report.json names them")
     if not usable:
         raise UserError(
             f"none of {len(sources)} files can be used; the first: {left_out[0]['path']}: {left_out[0]['reason']}"
         )
+    for entry in left_out[:5]:
+        warn(f"left out {entry['path']}: {entry['reason']}")
+    if len(left_out) > 5:
+        warn(f"left out {len(left_out) - 5} more; report.json names them")
     counts = Counter(recording.source.speaker for recording in usable)
     if len(counts) < 2:
         raise UserError(f"all usable sound is of one speaker ({', '.join(counts)}); conversion needs at least two")

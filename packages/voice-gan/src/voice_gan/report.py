@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainworks.config import nearest
 from trainworks.console import UserError
 from trainworks.files import json_ready, write_json
 from voice_gan.evaluate_plots import plot_pairs, plot_similarities
@@ -74,16 +75,12 @@ class Report:
         found, figures = [], self.figures()
         bounds = [("under", bound) for bound in minima] + [("over", bound) for bound in maxima]
         for side, bound in bounds:
-            name, _, limit = bound.partition("=")
+            name, number = parse_bound(side, bound)
             if name not in figures:
-                raise UserError(f'--fail-{side} "{bound}" names no figure; there are: {", ".join(figures)}')
-            try:
-                number = float(limit)
-            except ValueError:
-                raise UserError(f'--fail-{side} "{bound}": "{limit}" is no number') from None
+                raise UserError(f'--fail-{side} "{bound}" names no figure{nearest(name, list(figures))}')
             value = figures[name]
             if not (value >= number if side == "under" else value <= number):
-                found.append(f"{name} is {value:.4f}, {'below' if side == 'under' else 'above'} {limit}")
+                found.append(f"{name} is {value:.4f}, {'below' if side == 'under' else 'above'} {number:g}")
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -131,6 +128,22 @@ class Report:
             f"({self.speed['threads']} threads, {self.speed['device']})"
         )
         return "\n".join(lines)
+
+
+def parse_bound(side: str, bound: str) -> tuple[str, float]:
+    """The figure and the number of a bound such as "reconstruction.stoi=0.8".
+
+    Args:
+        side: under or over, for the message.
+
+    Raises:
+        UserError: no number.
+    """
+    name, _, limit = bound.partition("=")
+    try:
+        return name, float(limit)
+    except ValueError:
+        raise UserError(f'--fail-{side} "{bound}" is not FIGURE=NUMBER, such as reconstruction.stoi=0.8') from None
 
 
 def write_report(folder: Path, report: Report) -> None:
