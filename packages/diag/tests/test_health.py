@@ -250,8 +250,8 @@ def test_pauses_for_evaluation_are_no_stall(write_log: Log, descent: np.ndarray)
 def test_order_and_gaps(tmp_path: Path) -> None:
     def log(steps: list[int], times: list[float]) -> Path:
         path = tmp_path / "metrics.jsonl"
-        rows = zip(steps, times, strict=True)
-        path.write_text("".join(json.dumps({"step": step, "time": time, "grad_norm": 1.0}) + "\n" for step, time in rows))
+        rows = [{"step": step, "time": time, "grad_norm": 1.0} for step, time in zip(steps, times, strict=True)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return path
 
     count = list(range(100))
