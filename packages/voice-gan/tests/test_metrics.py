@@ -1,15 +1,19 @@
 """Measures of sounds, each beside a reference implementation or a truth that is known."""
 
+import importlib.util
 import math
+import sys
 
 import numpy as np
 import pytest
 
+from trainworks.console import UserError
 from voice_gan.config import AudioConfig
 from voice_gan.metrics import (
     CEPSTRA,
     compare,
     f0_agreement,
+    load_distillmos,
     log_mels,
     mel_cepstral_distortion,
     pesq,
@@ -112,3 +116,13 @@ def test_pesq_of_the_same_sound_is_the_best_there_is():
     # 4.64 is P.862.2's best; noise makes it worse.
     assert pesq(vowel(), vowel(), RATE) == pytest.approx(4.64, abs=0.01)
     assert pesq(vowel(), noisy(0.05), RATE) < 4
+
+
+@pytest.mark.skipif(importlib.util.find_spec("distillmos") is None, reason="it is an extra")
+def test_opinion_scores_without_torchaudio_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "distillmos"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    load_distillmos.cache_clear()
+    with pytest.raises(UserError, match="distillmos can't be imported .*torchaudio"):
+        load_distillmos()

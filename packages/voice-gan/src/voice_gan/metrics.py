@@ -151,7 +151,7 @@ def load_distillmos() -> Callable[[torch.Tensor], torch.Tensor]:
     require("evaluate", "distillmos")
     try:
         import distillmos
-    except OSError as error:  # of torchaudio, which it imports: PyPI's build of it wants PyTorch's CUDA build
+    except (ImportError, OSError) as error:  # torchaudio, which it imports, is missing or wants another PyTorch build
         raise UserError(
             f"distillmos can't be imported ({error}): install a torchaudio of the same build as torch, or leave it out"
         ) from None
