@@ -124,5 +124,5 @@ def test_opinion_scores_without_torchaudio_say_what_is_missing(monkeypatch: pyte
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torchaudio", None)
     load_distillmos.cache_clear()
-    with pytest.raises(UserError, match="distillmos can't be imported .*torchaudio"):
+    with pytest.raises(UserError, match=r"distillmos can't be imported .*torchaudio"):
         load_distillmos()
