@@ -166,6 +166,11 @@ def test_bad_executors_are_told_in_one_line(suite, ablate, tmp_path, arguments, 
     assert message in ended.err
 
 
+def test_an_executor_that_is_not_there_is_told_before_anything_is_written(suite, ablate, tmp_path):
+    assert ablate("run", suite(""), "--out", tmp_path / "out", "--executor", "rey").status == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_module_of_ones_own_is_an_executor(suite, ablate, tmp_path, monkeypatch):
     package = tmp_path / "mine"
     package.mkdir()

@@ -172,3 +172,13 @@ def test_a_file_that_is_no_suite_is_one_line(tmp_path, content, said):
     path.write_bytes(content)
     with pytest.raises(UserError, match=said):
         load_suite(str(path))
+
+
+def test_a_file_in_place_of_the_folder_that_a_suite_reads_is_told(ablate, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("a,b\n1,2\n")
+    ended = ablate("run", "disc-train", "--data", table, "--out", tmp_path / "out")
+    assert (ended.status, ended.err) == (
+        2,
+        f"error: --data {table} is a file, and disc-train reads {{data}}/train.csv: name the folder\n",
+    )

@@ -27,7 +27,16 @@ from trainworks.config import AnyRecipe, Resolved
 from trainworks.console import Interrupted, UserError, warn
 from trainworks.files import atomic_write, fsync_directory, json_ready, sha256_file, write_json
 
-__all__ = ["SCHEMA", "Run", "atomic_write", "check_free", "input_record", "json_ready", "sha256_file", "write_json"]
+__all__ = [
+    "SCHEMA",
+    "Run",
+    "atomic_write",
+    "check_replaceable",
+    "input_record",
+    "json_ready",
+    "sha256_file",
+    "write_json",
+]
 
 SCHEMA = 1
 """Version of run.json's layout."""
@@ -241,28 +250,19 @@ def is_taken(path: Path) -> bool:
     return path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir())))
 
 
-def check_free(path: Path) -> None:
-    """Refuse a taken name; for tools that prepare a while before `Run.create`.
-
-    Raises:
-        UserError: the name is taken.
-    """
-    if is_taken(path):
-        raise UserError(f"{path} exists; name another --out, or give --resume or --overwrite")
-
-
 def check_replaceable(path: Path, tool: str, *, overwrite: bool) -> None:
-    """Refuse a name that `Run.create` would refuse.
+    """Refuse a name that `Run.create` would refuse; for tools that prepare a while before it, too.
 
     Raises:
         UserError: the name is taken, and `overwrite` is False or what is there is no run of this tool.
     """
+    if not is_taken(path):
+        return
     if not overwrite:
-        check_free(path)
-    elif is_taken(path):
-        other = Run.open(path).record["tool"]
-        if other != tool:
-            raise UserError(f"{path} is a run of {other}, so --overwrite leaves it alone; name another --out")
+        raise UserError(f"{path} exists; name another --out, or give --resume or --overwrite")
+    other = Run.open(path).record["tool"]
+    if other != tool:
+        raise UserError(f"{path} is a run of {other}, so --overwrite leaves it alone; name another --out")
 
 
 def warn_if_taken(path: Path, tool: str, *, overwrite: bool) -> None:

@@ -91,7 +91,7 @@ def make_plan(options: Options) -> Plan:
 
     Raises:
         UserError: a bad suite, an unknown variant, --epochs or --ddp for a suite that names no key or command for it, a
-            command that needs data and gets none.
+            command that needs data and gets none, or a file in place of a folder.
     """
     suite = load_suite(options.suite)
     base = dict(suite.base)
@@ -117,8 +117,12 @@ def make_plan(options: Options) -> Plan:
     if options.ablations and variants[0].name not in options.ablations:
         info(f"{variants[0].name} is run as well: it is the baseline")
     plan = Plan(name, suite, variants, suite.seeds, _data(suite, options.data, folder), threads, folder)
-    if not plan.data and any("{data}" in word for word in [*command, *suite.arguments, *suite.evaluate]):
+    words = [*command, *suite.arguments, *suite.evaluate]
+    if not plan.data and any("{data}" in word for word in words):
         raise UserError(f"{options.suite} needs --data: its command has {{data}}, and it makes none itself")
+    within = [word for word in words if word.startswith("{data}/")]
+    if within and Path(plan.data).is_file():
+        raise UserError(f"--data {options.data} is a file, and {options.suite} reads {within[0]}: name the folder")
     return plan
 
 

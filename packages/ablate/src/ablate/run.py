@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ablate.executors import Executor, Shares, open_executor
+from ablate.executors import Executor, Shares, open_executor, require_executor
 from ablate.jobs import Job, JobPaths, Record, begin_command, child_environment, is_done, read_record
 from ablate.plan import (
     HEALTH,
@@ -45,7 +45,8 @@ def prepare_run(options: Options) -> Plan:
     """Everything that can be wrong is found here, before anything starts or is written.
 
     Raises:
-        UserError: see `ablate.suite`, `make_plan` and `require_command`; a variant that the command refuses.
+        UserError: see `ablate.suite`, `make_plan`, `require_command` and `require_executor`; a variant that the command
+            refuses.
     """
     plan = make_plan(options)
     suite = plan.suite
@@ -53,6 +54,7 @@ def prepare_run(options: Options) -> Plan:
     require_command(suite.command, "the suite")
     require_command(suite.evaluate, "`evaluate`")
     require_command(suite.prepare, "`prepare`")
+    require_executor(options.executor)
     if options.stop_on:
         if options.stop_on != "critical":
             raise UserError(f'--stop-on takes critical, not "{options.stop_on}"')

@@ -66,7 +66,7 @@ def train(
     grad_accum: Annotated[int | None, typer.Option(help="Parts that a batch is cut into.")] = None,
     tracker: Annotated[str, typer.Option(help="none, neptune (offline) or trackio.")] = "none",
     dry_run: Annotated[
-        bool, typer.Option(help="Show the recipe and what would be written, and write nothing.")
+        bool, typer.Option(help="Check the data, show the recipe and what would be written, and write nothing.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -352,18 +352,21 @@ def search_prompt(
     import json
     from dataclasses import asdict
 
+    from adapter_stage1.builtin import load_examples
     from adapter_stage1.language_model import load_language_model
     from adapter_stage1.prompt_search import console_table, search_prompt
-    from adapter_stage1.prompts import FORMATS
+    from adapter_stage1.prompts import FORMATS, read_format
     from trainworks.console import info
     from trainworks.torch import resolve_device, set_threads
 
     set_quiet(quiet)
     set_threads(threads)
+    read = {name: read_format(name) for name in formats or FORMATS}
+    training_questions = load_examples(data)
     trials, num_questions = search_prompt(
         load_language_model(model, precision, resolve_device(device)),
-        data,
-        formats=formats or list(FORMATS),
+        training_questions,
+        formats=read,
         shots=shots or [0, 1, 3],
         questions=questions,
         seed=seed,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from adapter_stage1.builtin import load_examples
 from adapter_stage1.config import TrainingConfig
-from adapter_stage1.data import by_article_split, choose_shots, sample
+from adapter_stage1.data import Example, by_article_split, choose_shots, sample
 from adapter_stage1.generate import answer_prompts, fits_window
 from adapter_stage1.language_model import LanguageModel
-from adapter_stage1.prompts import build_prompt, read_format
+from adapter_stage1.prompts import PromptFormat, build_prompt
 from adapter_stage1.score import bootstrap_interval, score
 from trainworks.console import info, progress, warn
 
@@ -35,9 +33,9 @@ class Trial:
 
 def search_prompt(
     language_model: LanguageModel,
-    data: Path,
+    examples: Sequence[Example],
     *,
-    formats: Sequence[str],
+    formats: Mapping[str, PromptFormat],
     shots: Sequence[int],
     questions: int,
     seed: int,
@@ -47,8 +45,8 @@ def search_prompt(
     """Try each format with each number of worked examples on the validation part that training would set apart.
 
     Args:
-        data: training questions.
-        formats: names of built-in formats, or JSON files.
+        examples: training questions.
+        formats: by name.
         questions: how many, at most; those that some prompt has no room for are left out of all trials.
         seed: of the split, the questions and the worked examples: `prompt.seed` of a recipe.
 
@@ -56,20 +54,19 @@ def search_prompt(
         The trials, best F1 last, of equals the shortest prompt; and the number of questions.
 
     Raises:
-        UserError: bad data, an unknown format, fewer contexts than worked examples, or no prompt fits.
+        UserError: fewer contexts than worked examples, or no prompt fits.
     """
-    read = {name: read_format(name) for name in dict.fromkeys(formats)}
-    train_examples, valid = by_article_split(load_examples(data), TrainingConfig().valid_share, seed)
+    train_examples, valid = by_article_split(examples, TrainingConfig().valid_share, seed)
     worked = {number: choose_shots(train_examples, number, seed) for number in dict.fromkeys(shots)}
     if len(valid) < questions:
         warn(f"the validation part has {len(valid):,} questions, and {questions:,} were asked for")
-    examples = sample(valid, min(questions, len(valid)), seed)
-    for format in read.values():
-        examples = fits_window(language_model, format, worked[max(worked)], examples, max_new_tokens)
+    asked = sample(valid, min(questions, len(valid)), seed)
+    for format in formats.values():
+        asked = fits_window(language_model, format, worked[max(worked)], asked, max_new_tokens)
     trials = []
-    for name, format in read.items():
+    for name, format in formats.items():
         for number, shown in worked.items():
-            prompts = [language_model.tokens(build_prompt(format, shown, example)) for example in examples]
+            prompts = [language_model.tokens(build_prompt(format, shown, example)) for example in asked]
             with progress(len(prompts), f"{name}, {number} shots") as bar:
                 answers = answer_prompts(
                     language_model,
@@ -80,7 +77,7 @@ def search_prompt(
                     batch_size=batch_size,
                     bar=bar,
                 )
-            scores = score([answer.text for answer in answers], examples)
+            scores = score([answer.text for answer in answers], asked)
             trials.append(
                 Trial(
                     name,
@@ -92,7 +89,7 @@ def search_prompt(
                 )
             )
             info(f"{name}, {number} shots: F1 {scores['f1']:.1f}")
-    return sorted(trials, key=lambda trial: (trial.f1, -trial.prompt_tokens)), len(examples)
+    return sorted(trials, key=lambda trial: (trial.f1, -trial.prompt_tokens)), len(asked)
 
 
 def console_table(trials: Sequence[Trial], num_questions: int) -> str:

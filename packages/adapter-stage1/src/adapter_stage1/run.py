@@ -31,7 +31,7 @@ from trainworks.console import UserError, info, warn
 from trainworks.files import atomic_write, load_array, write_json
 from trainworks.metrics import MetricsWriter
 from trainworks.plots import plot_curves
-from trainworks.run import Run, check_free
+from trainworks.run import Run, check_replaceable
 from trainworks.seeding import rng
 from trainworks.signals import StopFlag
 from trainworks.torch import load_weights, resolve_device, set_threads
@@ -69,8 +69,7 @@ def start_run(
     """
     recipe = resolved.recipe
     check_tracker(tracker)
-    if not overwrite:
-        check_free(out)
+    check_replaceable(out, TOOL, overwrite=overwrite)
     examples = load_examples(data)
     threads = set_threads(threads)
     if language_model is None:

@@ -37,13 +37,21 @@ def write_report(paths: Sequence[str | Path], out: Path, thresholds: Thresholds 
         raise UserError("no run to report; name at least one run directory or log")
     if out.is_dir():
         raise UserError(f"{out} is a folder; name a file such as {out / 'report.html'}")
-    if out.exists() and not out.read_bytes()[:15].lower().startswith(b"<!doctype html"):
-        raise UserError(f"{out} is there and is no HTML page, so it is left alone; name another --out")
+    _check_page(out)
     runs = [read_run(path) for path in paths]
     judged = [judge(run, thresholds or load_thresholds()) for run in runs]
     out.parent.mkdir(parents=True, exist_ok=True)
     write_page(out, report_html(runs, judged))
     return out
+
+
+def _check_page(out: Path) -> None:
+    """UserError if something else than a page, or an empty file, would be replaced."""
+    if out.exists():
+        with open(out, "rb") as file:
+            begins = file.read(15).lower()
+        if begins and not begins.startswith(b"<!doctype html"):
+            raise UserError(f"{out} is there and is no HTML page, so it is left alone; name another --out")
 
 
 def write_page(path: Path, html: str) -> None:

@@ -71,7 +71,7 @@ def train(
     ] = False,
     diagnostics_interval: Annotated[int | None, typer.Option(help="Steps between reports.")] = None,
     dry_run: Annotated[
-        bool, typer.Option(help="Show the recipe and what would be written, and write nothing.")
+        bool, typer.Option(help="Check the data, show the recipe and what would be written, and write nothing.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:

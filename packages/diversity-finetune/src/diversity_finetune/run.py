@@ -19,7 +19,7 @@ from trainworks.console import UserError, info
 from trainworks.files import atomic_write, sha256_file
 from trainworks.metrics import MetricsWriter
 from trainworks.plots import plot_curves
-from trainworks.run import Run, check_free, input_record
+from trainworks.run import Run, check_replaceable, input_record
 from trainworks.signals import StopFlag
 from trainworks.tracking import check_tracker, open_sink
 
@@ -84,8 +84,7 @@ def start_run(
     """
     check_tracker(tracker)
     check_recipe(resolved.recipe)
-    if not overwrite:
-        check_free(out)
+    check_replaceable(out, TOOL, overwrite=overwrite)
     found = read_data(data.resolve())  # absolute, so that --resume works from any directory
     inputs = [input_record(file, rows=_rows(file, found)) for file in data_files(found.path)]
     device, threads = set_up(device, threads)

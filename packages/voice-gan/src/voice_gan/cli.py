@@ -104,7 +104,7 @@ def train(
     grad_accum: Annotated[int | None, typer.Option(help="Parts that a process's batch is cut into.")] = None,
     tracker: Annotated[str, typer.Option(help="none, neptune (offline) or trackio.")] = "none",
     dry_run: Annotated[
-        bool, typer.Option(help="Show the recipe and what would be written, and write nothing.")
+        bool, typer.Option(help="Check the data, show the recipe and what would be written, and write nothing.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:

@@ -18,7 +18,7 @@ from trainworks.config import Resolved
 from trainworks.console import UserError, info, set_quiet
 from trainworks.metrics import MetricsWriter
 from trainworks.plots import plot_curves
-from trainworks.run import Run, check_free, input_record
+from trainworks.run import Run, check_replaceable, input_record
 from trainworks.signals import StopFlag
 from trainworks.torch import load_weights, resolve_device, set_threads
 from trainworks.tracking import check_tracker, open_sink
@@ -76,8 +76,7 @@ def start_run(resolved: Resolved[VoiceRecipe], data: Path, out: Path, options: O
         threads = set_threads(options.threads)
 
         def create() -> Run:
-            if not overwrite:
-                check_free(out)
+            check_replaceable(out, TOOL, overwrite=overwrite)
             load_data(data, recipe)
             index = split_folder(data, "train") / "index.json"
             size = read_index(data)["splits"]["train"]["utterances"]

@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Protocol
 
 from ablate.jobs import Job, Record
@@ -55,8 +56,8 @@ class Executor(Protocol):
         """Give back what the executor holds."""
 
 
-def open_executor(name: str, shares: Shares, options: Mapping[str, str]) -> Executor:
-    """The executor of that name.
+def require_executor(name: str) -> ModuleType:
+    """The module of the executor of that name.
 
     Raises:
         UserError: there is none, or what it needs is not installed.
@@ -65,9 +66,17 @@ def open_executor(name: str, shares: Shares, options: Mapping[str, str]) -> Exec
     if "." not in name and name not in known:
         raise UserError(f'no executor "{name}"{nearest(name, known)}')
     try:
-        module = importlib.import_module(name if "." in name else f"ablate.executors.{name}")
+        return importlib.import_module(name if "." in name else f"ablate.executors.{name}")
     except ModuleNotFoundError as error:
         wanted = f"install ablate[{name}]" if name in known else "is it on PYTHONPATH?"
         raise UserError(f"--executor {name} needs {error.name}: {wanted}") from None
-    executor: Executor = module.open_executor(shares, options)
+
+
+def open_executor(name: str, shares: Shares, options: Mapping[str, str]) -> Executor:
+    """The executor of that name.
+
+    Raises:
+        UserError: as `require_executor`, and for options that it doesn't take.
+    """
+    executor: Executor = require_executor(name).open_executor(shares, options)
     return executor
