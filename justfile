@@ -35,11 +35,12 @@ format: sync
 demo: sync && (rows "builtin:fair" "rate_marriage" "runs/demo/rows" "--preset small" (demo_suite + " likelihood_only " + demo_rows)) \
         (stories "--balance-hops --train 100 --valid 10 --valid-b 5 --test 10" "runs/demo/stories") \
         (replies "--demo --dialogues 1000" "runs/demo/replies" "--preset tiny") \
-        (voices "--demo --voices 8 --utterances 20" "runs/demo/voices" "--epochs 4" (demo_suite + " no_contrastive --epochs 1")) \
+        (voices "--demo --voices 8 --utterances 20" "runs/demo/voices" "--epochs 4" (demo_suite + " no_contrastive --epochs 1") \
+            "--utterances 16 --conversions 56") \
         (adapter "builtin:facts" "builtin:facts-test" "runs/demo/adapter" "--preset small" "16") demo-summary
     rm -rf runs/demo
 
-demo_suite := "--seeds 1 --ablations baseline"
+demo_suite := "--seeds 1 --jobs 2 --ablations baseline"
 demo_rows := "--set warm_start.min_steps=300 --set warm_start.max_epochs=10 --set feedback.cycles=1 \
     --set feedback.steps_per_cycle=20 --set feedback.batch_size=256 --set discriminator.max_epochs=2"
 
@@ -82,10 +83,10 @@ replies PAIRS="--demo" OUT="runs/replies" TRAIN="--preset tiny": sync
 
 # Voices: train under diagnostics, convert, look at embeddings and samples, ask which part matters. Embeddings that diag
 # finds bad (exit status 1) don't end it. just voices LibriSpeech/train-clean-100 runs/libri ""
-voices AUDIO="--demo --voices 8 --utterances 20" OUT="runs/voices" TRAIN="--epochs 8" SUITE="--epochs 4": sync
+voices AUDIO="--demo --voices 8 --utterances 20" OUT="runs/voices" TRAIN="--epochs 8" SUITE="--epochs 4" EVALUATE="": sync
     {{ run }} voice-gan prepare {{ AUDIO }} --out {{ OUT }}/data --overwrite
     {{ run }} voice-gan train {{ OUT }}/data {{ TRAIN }} --run-diagnostics --out {{ OUT }}/run --overwrite
-    {{ run }} voice-gan evaluate {{ OUT }}/run {{ OUT }}/data/test --overwrite
+    {{ run }} voice-gan evaluate {{ OUT }}/run {{ OUT }}/data/test {{ EVALUATE }} --overwrite
     {{ run }} voice-gan embed {{ OUT }}/run {{ OUT }}/data/test -o {{ OUT }}/embeddings.npz
     {{ run }} diag embeddings {{ OUT }}/embeddings.npz --out {{ OUT }}/embeddings || test $? -eq 1
     {{ run }} diag samples {{ OUT }}/run --num-samples 4 || test $? -eq 1

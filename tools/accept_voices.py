@@ -114,24 +114,21 @@ def recording(data: Path, minutes: float, path: Path) -> Path:
 
 def limits(run: Path, data: Path, folder: Path, threads: int) -> dict[str, float]:
     """Peak memory by length of the recording, and differences between ways to the same sound."""
-    found = {}
     voice = recording(data, 0.1, folder / "voice.wav")
+
+    def convert(content: Path, out: Path, *options: object) -> float:
+        arguments = ("--content", content, "--voice", voice, "-o", out, "--quiet", "--threads", threads, *options)
+        return voice_gan("convert", run, *arguments, threads=threads)[1]
+
+    found = {}
     for minutes in MINUTES:
         content = recording(data, minutes, folder / f"content_{minutes}.wav")
-        arguments = ("convert", run, "--content", content, "--voice", voice, "--quiet", "--threads", threads)
-        _, peak = voice_gan(*arguments, "-o", folder / f"converted_{minutes}.wav", threads=threads)
-        found[f"peak MiB, {minutes} min"] = peak
+        found[f"peak MiB, {minutes} min"] = convert(content, folder / f"converted_{minutes}.wav")
     sounds = []
     for seconds in (0.5, 3600):
-        voice_gan(
-            *(*arguments[:3], folder / "content_1.wav", *arguments[4:]),
-            "--chunk-seconds",
-            seconds,
-            "-o",
-            folder / f"pieces_{seconds}.wav",
-            threads=threads,
-        )
-        sounds.append(soundfile.read(folder / f"pieces_{seconds}.wav")[0])
+        pieces = folder / f"pieces_{seconds}.wav"
+        convert(folder / f"content_{MINUTES[0]}.wav", pieces, "--chunk-seconds", seconds)
+        sounds.append(soundfile.read(pieces)[0])
     found["pieces from whole (16-bit files)"] = float(np.abs(sounds[0] - sounds[1]).max())
     return found
 
