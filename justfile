@@ -106,7 +106,7 @@ adapter QUESTIONS="builtin:facts" TEST="builtin:facts-test" OUT="runs/adapter" T
 install-matrix *args: sync
     {{ run }} python tools/install_matrix.py {{ args }}
 
-# Kills, full disks, read-only places, two writers, wrong clocks and damaged checkpoints on every tool: what is lost?
+# Kills, full disks, read-only places, two writers, wrong clocks and damaged checkpoints on trainings: what is lost?
 accept-faults *args: sync
     {{ run }} python tools/accept_faults.py --out runs/accept-faults {{ args }}
 
