@@ -52,6 +52,7 @@ class LSTMTrainer(ModelTrainer):
         loop = self.loop
         assert loop is not None, "a trainer without a loop only evaluates"
         compile_model(model, self.network, hyperparams)
+        self._make_variables(model, val_data.take(np.arange(1)))
         folder = loop.resume()
         if folder is not None:
             self.load(model, folder)
@@ -80,6 +81,14 @@ class LSTMTrainer(ModelTrainer):
         folder, meta = loop.checkpoints.load("best")
         self.load(model, folder)
         return meta["metrics"]
+
+    def _make_variables(self, model: keras.Model, question: Encoded) -> None:
+        """Make those of optimizer, losses and metrics. Keras would do so in the first step, and trace it a second time
+        for that, seconds of every start. What a question adds to the metrics `fit` clears when it begins an epoch."""
+        model.optimizer.build(model.trainable_variables)
+        targets, predicted = self._targets(question), model(self._inputs(question))
+        model.compute_loss(y=targets, y_pred=predicted)
+        model.compute_metrics(None, targets, predicted)
 
     def _dataset(self, data: Encoded, config: TrainingConfig, loop: Loop) -> tf.data.Dataset:
         """An epoch's batches; which, follows from the loop's epoch at the time when reading begins."""
