@@ -13,9 +13,9 @@ default:
 sync:
     uv sync --all-packages --all-extras --quiet
 
-# Run the tests, on two cores; arguments go to pytest.
+# Run the tests, on two cores, a thread for each: more would fight for them. Arguments go to pytest.
 test *args: sync
-    {{ run }} pytest --numprocesses 2 --dist loadfile {{ args }}
+    OMP_NUM_THREADS=1 {{ run }} pytest --numprocesses 2 --dist loadfile {{ args }}
 
 # Check style, types, the walls between packages, their declared dependencies and the READMEs' command references.
 lint: sync
